@@ -1,0 +1,55 @@
+"""What every test stands on: a working folder, a cache and a tracking store of its own, and quick MLflow stores."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tuner.names import CACHE_VARIABLE, TRACKING_URI_VARIABLE
+
+# Ray and MLflow would tell their makers that the tests run.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the cache folder that all tests of the session share, so that data is rendered once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_outside(tmp_path: Path, session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests out of the repository and the user's folders: whatever goes to a default place goes to `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(CACHE_VARIABLE, str(session_cache))
+    monkeypatch.setenv(TRACKING_URI_VARIABLE, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def _migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mlflow import MlflowClient  # costs a second, which tests without MLflow need not pay
+
+    import tuner.tracking.store  # noqa: F401  applies the quiet settings
+
+    path = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(_migrated_store: Path) -> Callable[[Path], str]:
+    """Return a function that puts a migrated, empty SQLite store into a folder and returns its address.
+
+    Migrating takes seconds, copying milliseconds. Where a test lets the program find its default store, call it with
+    the test's `tmp_path`.
+    """
+
+    def fresh(folder: Path) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_migrated_store, folder / "mlflow.db")
+        return f"sqlite:///{folder.absolute()}/mlflow.db"
+
+    return fresh

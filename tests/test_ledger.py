@@ -1,0 +1,404 @@
+"""The ledger: nothing lost, nothing repeated, whatever happened to the sweep that wrote it."""
+
+import itertools
+import json
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from tuner.config.space_file import load_space, space_from_text
+from tuner.config.space_model import SamplerName
+from tuner.errors import UserError
+from tuner.names import JOURNAL_FILE, Setting
+from tuner.search.journal import AppendLock
+from tuner.search.ledger import Ledger
+from tuner.search.plan import Assignment, Plan, make_plan
+from tuner.search.samplers import SAMPLERS
+from tuner.trials import TrialRecord
+
+SPACE = """
+question: q
+schedulers:
+  - name: fastface
+    parameters:
+      patience_fraction: {low: 0.1, high: 0.2}
+      decay_factor: {choices: [4, 10]}
+      max_decays: {low: 1, high: 7, step: 2}
+"""
+GRID = """
+question: q
+schedulers: [{name: fastface, parameters: {patience: {low: 10, high: 14}, decay_factor: {choices: [2, 4]}}}]
+"""
+
+
+def plan_of(text: str = SPACE, *, sampler: SamplerName = "random", seed: int = 0) -> Plan:
+    return make_plan(space_from_text(text, file="x.yaml"), sampler=sampler, seed=seed)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / JOURNAL_FILE
+
+
+def value_of(settings: Mapping[str, Setting]) -> float:
+    return float(settings.get("patience_fraction", 0)) + 0.01 * float(settings.get("decay_factor", 2))
+
+
+def one_trial(ledger: Ledger) -> bool:
+    """Run the next trial as a sweep does: a twin's result is taken over, every fourth trial fails."""
+    trial = ledger.ask()
+    if trial is None:
+        return False
+    ledger.annotate(trial.number, run_id=f"run{trial.number}")
+    twin = ledger.twin(trial.number)
+    if twin is not None:
+        ledger.tell(trial.number, value=twin.value, reason=twin.reason, metrics=twin.metrics, duplicate_of=twin.number)
+    elif trial.number % 4 == 3:
+        ledger.tell(trial.number, value=math.nan, steps_executed=17)
+    else:
+        value = value_of(trial.settings)
+        ledger.tell(trial.number, value=value, metrics={"accuracy": value}, steps_executed=600, seconds=1.5)
+    return True
+
+
+def run(ledger: Ledger, num_trials: int) -> list[TrialRecord]:
+    while len([trial for trial in ledger.trials() if trial.state != "RUNNING"]) < num_trials and one_trial(ledger):
+        pass
+    return ledger.trials()
+
+
+def test_the_life_of_a_trial(path: Path) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    trial = ledger.ask()
+    assert trial is not None
+    assert (trial.number, trial.reference, trial.resumed, trial.run_id) == (0, True, False, None)
+    assert trial.config.schedule().name == "fastface"
+    (running,) = ledger.trials()
+    assert (running.state, running.value, running.run_id) == ("RUNNING", None, None)
+    ledger.annotate(0, run_id="abc")
+    told = ledger.tell(0, value=0.9, metrics={"accuracy": 0.9, "final_loss": 1.25}, steps_executed=600, seconds=8.5)
+    assert told == ledger.trials()[0] == ledger.best()
+    assert (told.state, told.value, told.metrics) == ("COMPLETE", 0.9, {"accuracy": 0.9, "final_loss": 1.25})
+    assert (told.steps_executed, told.seconds, told.run_id, told.reason) == (600, 8.5, "abc", None)
+    second = ledger.ask()
+    assert second is not None
+    assert (second.number, second.reference) == (1, False)
+    assert second.settings["patience_fraction"] == second.params["patience_fraction"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_ledger_reopened_before_each_step_gives_the_same_sweep(tmp_path: Path, sampler: SamplerName) -> None:
+    plan = plan_of(GRID if sampler == "grid" else SPACE, sampler=sampler)
+    num_trials = 16 if sampler == "gp" else 20  # the GP draws from its eleventh success on
+    whole = run(Ledger.create(tmp_path / "a", plan=plan), num_trials)
+    Ledger.create(tmp_path / "b", plan=plan)
+    while len(Ledger.open(tmp_path / "b", read_only=True).trials()) < num_trials:
+        handed_out = Ledger.open(tmp_path / "b").ask()
+        again = Ledger.open(tmp_path / "b").ask()
+        if handed_out is None or again is None:
+            break
+        assert again == replace(handed_out, resumed=True)
+        one_trial(Ledger.open(tmp_path / "b"))
+    assert Ledger.open(tmp_path / "b").trials() == whole
+    assert b"cma:" not in (tmp_path / "b").read_bytes()  # the journal is data: no sampler's pickled state is in it
+
+
+def test_a_ledger_cut_at_any_byte_goes_on_to_the_same_table(tmp_path: Path) -> None:
+    plan = plan_of(sampler="tpe")
+    whole = run(Ledger.create(tmp_path / "whole", plan=plan), 5)
+    content = (tmp_path / "whole").read_bytes()
+    ends = [index + 1 for index, byte in enumerate(content) if byte == ord("\n")][1:]
+    torn = [(start + end) // 2 for start, end in itertools.pairwise(ends)]
+    for cut in sorted([*ends, *torn[::2], ends[-1] - 1]):
+        path = tmp_path / f"cut{cut}"
+        path.write_bytes(content[:cut])
+        before = Ledger.open(path, read_only=True).trials()  # a reader leaves the file alone
+        assert path.read_bytes() == content[:cut]
+        ledger = Ledger.open(path)
+        assert any("unfinished" in line for line in ledger.mended) == (cut not in ends)
+        for trial, known in zip(before, whole, strict=False):
+            assert trial.state == "RUNNING" or trial == known
+        assert run(ledger, 5) == whole
+        assert path.read_bytes().count(b'"op_code":4') == content.count(b'"op_code":4')  # no trial made twice
+
+
+def test_a_result_that_was_written_is_not_run_again(path: Path) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    run(ledger, 1)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))  # killed between the result and the trial's end
+    assert Ledger.open(path, read_only=True).trials()[0].state == "RUNNING"
+    mended = Ledger.open(path)
+    assert mended.mended == ("trial 0: its result was written but not its end; closed it",)
+    assert mended.trials() == ledger.trials()
+    assert Ledger.open(path).mended == ()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_fails_the_trial(path: Path, value: float) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    ledger.ask()
+    told = ledger.tell(0, value=value, steps_executed=12)
+    assert (told.state, told.value, told.steps_executed) == ("FAIL", None, 12)
+    assert told.reason is not None
+    assert "finite" in told.reason
+    assert ledger.best() is None
+    assert ledger.ask() is not None
+
+
+def test_a_failure_keeps_its_reason(path: Path) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    ledger.ask()
+    ledger.tell(0, reason="out of memory")
+    assert Ledger.open(path).trials()[0].reason == "out of memory"
+
+
+def test_the_best_is_the_earliest_of_the_best_in_the_metrics_own_direction(tmp_path: Path) -> None:
+    for metric, expected in (("accuracy", 1), ("final_loss", 2)):
+        plan = plan_of(f"{SPACE}objective: {{metric: {metric}}}\n")
+        ledger = Ledger.create(tmp_path / metric, plan=plan)
+        for value in (0.5, 0.9, 0.1, 0.9, 0.1):
+            trial = ledger.ask()
+            assert trial is not None
+            ledger.tell(trial.number, value=value)
+        best = ledger.best()
+        assert best is not None
+        assert best.number == expected
+
+
+def test_the_first_trials_are_the_references_in_file_order(path: Path) -> None:
+    ledger = Ledger.create(path, plan=make_plan(load_space("baselines")))
+    trials = run(ledger, 8)
+    names = ["fastface", "constant", "multi_step", "cosine", "polynomial", "plateau"]
+    assert [trial.scheduler for trial in trials[:6]] == names
+    assert [trial.reference for trial in trials] == [True] * 6 + [False] * 2
+
+
+def test_a_run_that_would_be_repeated_has_a_twin(path: Path) -> None:
+    # Each of these patiences is 6 steps of 600.
+    text = "question: q\nschedulers: [{name: fastface, parameters: {patience_fraction: {low: 0.01, high: 0.0116}}}]"
+    ledger = Ledger.create(path, plan=plan_of(text))
+    trials = run(ledger, 4)
+    assert [trial.duplicate_of for trial in trials] == [None, None, 1, 1]
+    assert [trial.steps_executed for trial in trials] == [600, 600, 0, 0]
+    assert [trial.state for trial in trials] == ["COMPLETE"] * 4
+    assert trials[2].params != trials[1].params
+    assert trials[2].value == trials[1].value
+    found = ledger.find_duplicate(Assignment("fastface", {"patience": 6}, trials[1].base_lr))
+    assert found is not None
+    assert found.number == 1
+    assert ledger.find_duplicate(Assignment("fastface", {"patience": 7}, trials[1].base_lr)) is None
+
+
+def test_a_failed_setting_is_known_as_such(path: Path) -> None:
+    text = "question: q\nschedulers: [{name: fastface, parameters: {patience_fraction: {low: 0.01, high: 0.0116}}}]"
+    ledger = Ledger.create(path, plan=plan_of(text))
+    for _ in range(2):
+        trial = ledger.ask()
+        assert trial is not None
+        ledger.tell(trial.number, reason="diverged")
+    third = ledger.ask()
+    assert third is not None
+    twin = ledger.twin(third.number)
+    assert twin is not None
+    assert (twin.number, twin.state, twin.reason) == (1, "FAIL", "diverged")
+
+
+def test_a_run_id_can_change_after_the_end(path: Path) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    run(ledger, 2)
+    ledger.annotate(0, run_id="new")
+    ledger.annotate(0, run_id="newer")
+    assert [trial.run_id for trial in Ledger.open(path).trials()] == ["newer", "run1"]
+
+
+def test_the_grid_ends_by_itself(path: Path) -> None:
+    trials = run(Ledger.create(path, plan=plan_of(GRID, sampler="grid")), 1000)
+    assert len(trials) == 1 + 5 * 2  # the reference has a patience of 30 steps, outside the grid
+    assert Ledger.open(path).ask() is None
+
+
+def test_misuse_is_refused(path: Path) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    ledger.ask()
+    with pytest.raises(ValueError, match="does not exist"):
+        ledger.tell(1, value=0.5)
+    with pytest.raises(ValueError, match="either a value or a reason"):
+        ledger.tell(0)
+    with pytest.raises(ValueError, match="either a value or a reason"):
+        ledger.tell(0, value=0.5, reason="both")
+    ledger.tell(0, value=0.5)
+    with pytest.raises(ValueError, match="only a running trial"):
+        ledger.tell(0, value=0.6)
+    reader = Ledger.open(path, read_only=True)
+    for call in (reader.ask, lambda: reader.tell(0, value=1.0), lambda: reader.annotate(0, run_id="x")):
+        with pytest.raises(ValueError, match="reading only"):
+            call()
+
+
+def test_a_reader_follows_a_writer(path: Path) -> None:
+    writer = Ledger.create(path, plan=plan_of())
+    reader = Ledger.open(path, read_only=True)
+    run(writer, 3)
+    assert reader.trials() == writer.trials()
+
+
+def test_an_existing_sweep_is_not_overwritten(path: Path) -> None:
+    run(Ledger.create(path, plan=plan_of()), 1)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="a sweep exists there"):
+        Ledger.create(path, plan=plan_of())
+    assert path.read_bytes() == before
+
+
+def test_what_a_killed_creation_left_is_no_obstacle(path: Path) -> None:
+    path.with_name(path.name + ".new").write_bytes(b'{"op_co')
+    assert Ledger.create(path, plan=plan_of()).trials() == []
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be created"):
+        Ledger.create(tmp_path / "nowhere" / JOURNAL_FILE, plan=plan_of())
+    with pytest.raises(UserError, match="this folder holds no sweep"):
+        Ledger.open(tmp_path / JOURNAL_FILE)
+    with pytest.raises(UserError, match="this folder holds no sweep"):
+        Ledger.open(tmp_path)
+
+
+def damaged(path: Path, line: int, content: bytes) -> None:
+    run(Ledger.create(path, plan=plan_of()), 2)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line - 1] = content
+    path.write_bytes(b"".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\x00" * 40 + b"\n", "line 4 is damaged"),
+        (b'{"op_code": 4, "tri\n', "line 4 is damaged"),
+        (b"\xff\xfe\n", "line 4 is damaged"),
+        (b"[1, 2]\n", "line 4 is no record"),
+        (b'{"a": 1}\n', "line 4 is no record"),
+        (b'{"op_code": 99, "worker_id": "x"}\n', "do not make a study"),
+        (b'{"op_code": 8, "worker_id": "x", "trial_id": 0}\n', "do not make a study"),
+    ],
+)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_damaged_journal_is_an_error_that_names_file_and_line(
+    path: Path, content: bytes, expected: str, read_only: bool
+) -> None:
+    damaged(path, 4, content)
+    before = path.read_bytes()
+    with pytest.raises(UserError) as caught:
+        Ledger.open(path, read_only=read_only)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert expected in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_foreign_file_is_an_error_that_names_it(path: Path) -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    optuna.create_study(storage=storage, study_name="theirs")
+    with pytest.raises(UserError, match="not of a sweep of this tool"):
+        Ledger.open(path)
+    for content in (b"step,loss\n0,1.5\n", b"\x89PNG\r\n\x1a\n\x00\n"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="line 1"):
+            Ledger.open(path)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="not of a sweep of this tool"):
+        Ledger.open(path)
+
+
+def test_a_journal_of_another_format_is_refused(path: Path) -> None:
+    Ledger.create(path, plan=plan_of())
+    path.write_bytes(path.read_bytes().replace(b'"format":1', b'"format":7'))
+    with pytest.raises(UserError, match="written in format 7, but this version reads format 1"):
+        Ledger.open(path)
+
+
+def test_trials_of_other_programs_are_refused(path: Path) -> None:
+    run(Ledger.create(path, plan=plan_of()), 1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name="sweep", storage=JournalStorage(JournalFileBackend(str(path))))
+    study.enqueue_trial({"decay_factor": 4})
+    with pytest.raises(UserError, match="trial 1 was not made by this tool"):
+        Ledger.open(path)
+
+
+def test_optunas_own_tools_read_the_journal(path: Path) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    run(ledger, 16)
+    study = optuna.load_study(study_name="sweep", storage=JournalStorage(JournalFileBackend(str(path))))
+    best = ledger.best()
+    assert best is not None
+    assert (study.best_trial.number, study.best_value) == (best.number, best.value)
+    # The published decay factor of 2, patience of 0.05 and 8 decays all lie outside the space; nothing is dropped.
+    assert study.trials[0].params == {"patience_fraction": 0.05, "decay_factor": 2, "max_decays": 8}
+    assert optuna.importance.get_param_importances(study).keys() == study.trials[0].params.keys()
+    drawn = [trial.params for trial in ledger.trials() if not trial.reference]
+    assert all(trial["decay_factor"] in (4, 10) and float(trial["patience_fraction"]) >= 0.1 for trial in drawn)
+
+
+def test_a_killed_writers_unfinished_line_is_cut_before_the_next_record(path: Path) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    run(ledger, 1)
+    with path.open("ab") as file:
+        file.write(b'{"op_code":4,"worker_id":"dead')
+    trial = ledger.ask()  # the writer may also have been this process, its disk full
+    assert trial is not None
+    assert trial.number == 1
+    assert all(json.loads(line) for line in path.read_bytes().splitlines())
+    assert len(Ledger.open(path).trials()) == 2
+
+
+def test_appends_exclude_each_other_and_a_dead_holder_holds_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+    first, second = AppendLock(path), AppendLock(path)
+    first.acquire()
+    taken = threading.Event()
+
+    def wait() -> None:
+        second.acquire()
+        taken.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    assert not taken.wait(0.1)
+    first.release()
+    assert taken.wait(5)
+    second.acquire()  # left behind by an interrupt: it does not lock its own process out
+    second.release()
+    first.release()
+
+
+def long_journal(path: Path, num_trials: int) -> None:
+    """Write a sweep of many trials by copying the records of one."""
+    run(Ledger.create(path, plan=make_plan(load_space("fastface"), sampler="random")), 2)
+    records = [json.loads(line) for line in path.read_bytes().splitlines()]
+    begin = max(index for index, record in enumerate(records) if record["op_code"] == 4)
+    trial: list[dict[str, Any]] = records[begin:]
+    for number in range(2, num_trials):
+        records += [{**record, "trial_id": number} if "trial_id" in record else record for record in trial]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_a_sweep_of_a_thousand_trials_opens_within_a_second(path: Path) -> None:
+    long_journal(path, 1000)
+    started = time.perf_counter()
+    trials = Ledger.open(path).trials()
+    seconds = time.perf_counter() - started
+    assert len(trials) == 1000
+    assert {trial.state for trial in trials} == {"COMPLETE"}
+    assert seconds < 1

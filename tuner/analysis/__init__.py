@@ -1,0 +1,1 @@
+"""What a sweep left behind, read and compared."""

@@ -1,0 +1,1 @@
+"""The fastface-tuner command."""

@@ -1,0 +1,34 @@
+"""The `fastface-tuner` command: its subcommands, and how errors a user can mend are shown."""
+
+import sys
+
+import typer
+
+from tuner.cli import compare, spaces, sweep
+from tuner.errors import UserError
+
+app = typer.Typer(
+    name="fastface-tuner",
+    help="Find the right FastFace learning-rate schedule with as few GPU hours as possible.",
+    epilog="Example: fastface-tuner sweep fastface --data synthetic --trials 12",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(sweep.sweep)
+app.command()(compare.compare)
+app.command()(spaces.spaces)
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes one line on stderr and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"fastface-tuner: {error}", file=sys.stderr)  # noqa: T201 - the one place that speaks to stderr
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a run and a search space may say, validated."""

@@ -1,0 +1,136 @@
+"""What one training run is made of: every setting that can change its result, validated, with its defaults.
+
+A `RunConfig` is plain data: it travels to the trial's process as a dict, is stored beside the trial's results, and its
+parts outside `scheduler` are what trials of one sweep have in common.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tuner.names import SYNTHETIC
+from tuner.schedulers.registry import Schedule, Setting, resolve
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """Base of every configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Strict):
+    """Which faces to train and verify on.
+
+    `source` is a folder `root/identity/image.*` or "synthetic"; `identities` and `images_per_identity` shape the
+    synthetic set only. `held_out` is the share of identities that training never sees and verification uses.
+    """
+
+    source: str = SYNTHETIC
+    image_size: Annotated[int, Field(ge=32, le=224, multiple_of=16)] = 48
+    identities: Annotated[int, Field(ge=4)] = 240
+    images_per_identity: Annotated[int, Field(ge=2)] = 20
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    split_seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ModelConfig(Strict):
+    """The backbone, by name, and the length of its embedding."""
+
+    backbone: Literal["iresnet_small"] = "iresnet_small"
+    embedding_size: PositiveInt = 128
+
+
+class HeadConfig(Strict):
+    """Combined-margin head: logit of the true class `scale * (cos(m1 * theta + m2) - m3)`, `scale * cos` elsewhere.
+
+    ArcFace is m1 = 1, m3 = 0; CosFace is m1 = 1, m2 = 0. `scale` None takes it from the number of classes.
+    """
+
+    m1: Annotated[float, Field(ge=1, le=4)] = 1.0
+    m2: Annotated[float, Field(ge=0, lt=1.6)] = 0.2
+    m3: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scale: PositiveFloat | None = None
+
+
+class AugmentationConfig(Strict):
+    """Random horizontal flip with probability `flip`; random crop after padding by `crop` of the image size."""
+
+    flip: Probability = 0.5
+    crop: Annotated[float, Field(ge=0, le=0.25)] = 0.08
+
+
+class OptimizerConfig(Strict):
+    """SGD with momentum; `base_lr` is the LR that the scheduler's factor multiplies.
+
+    Weights that a normalisation follows forget their norm within (1 - momentum) / (base_lr * weight_decay) steps; only
+    over longer spans does the LR itself, and not a growing norm, set the pace. A published run lasts 16 such spans
+    (LR 0.02, weight decay 5e-4, 165 435 steps); the defaults make the short run last 6.
+    """
+
+    base_lr: PositiveFloat = 0.2
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-3
+    clip_norm: PositiveFloat | None = 5.0
+
+
+class EvaluationConfig(Strict):
+    """Open-set verification on the held-out identities.
+
+    `pairs` genuine and impostor pairs in equal number, in ten folds; `far` is the false-accept rate at which the
+    true-accept rate is reported; `times` evaluations spread evenly over the run, the last at its end.
+    """
+
+    pairs: Annotated[int, Field(ge=20, multiple_of=20)] = 6000
+    far: Annotated[float, Field(gt=0, lt=1)] = 1e-2
+    times: PositiveInt = 4
+
+
+class FaceConfig(Strict):
+    """The face-recognition workload."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    head: HeadConfig = HeadConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+class SchedulerConfig(Strict):
+    """A scheduler by name, and its settings in steps or as fractions of the run (see `tuner.schedulers`)."""
+
+    name: str = "fastface"
+    settings: dict[str, Setting] = {}
+
+
+class RunConfig(Strict):
+    """One training run from its first step to its last.
+
+    `loss_delay` 1 reads the loss of a step while the next one runs, so that the device never waits for the host: the
+    loss of step t then decides the LR of step t + 2, as in the published runs; 0 reads it at once, for step t + 1.
+    Schedulers that do not read the loss are exact either way.
+    """
+
+    workload: FaceConfig = FaceConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    total_steps: PositiveInt = 600
+    seed: Annotated[int, Field(ge=0)] = 0
+    loss_delay: Literal[0, 1] = 1
+
+    def schedule(self) -> Schedule:
+        """Return the scheduler with its settings resolved for this run's length."""
+        return resolve(self.scheduler.name, self.scheduler.settings, total_steps=self.total_steps)
+
+    @model_validator(mode="after")
+    def _scheduler_can_be_resolved(self) -> "RunConfig":
+        self.schedule()
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as JSON-like data, defaults included; `RunConfig.model_validate` reads it back."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""Face images: synthetic or from folders, their splits, pairs and batches."""

@@ -1,0 +1,70 @@
+"""A set of faces in memory: images, who is on them, and a digest of both."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+"""RGB images, [N, size, size, 3]."""
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class FaceSet:
+    """Faces of K identities; the images of one identity need not lie together.
+
+    Args:
+        images: uint8 RGB [N, H, W, 3]; may be a read-only memory map.
+        labels: int64 [N], the identity of each image, 0 to K - 1.
+        names: the K names of the identities.
+        digest: SHA-256 in hex of the content, equal for equal images, labels and names wherever they came from.
+        source: where they came from, for people to read.
+    """
+
+    images: Images
+    labels: Labels
+    names: tuple[str, ...]
+    digest: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
+            raise ValueError(f"images must be uint8 [N, H, W, 3], but are {self.images.dtype} {self.images.shape}")
+        if self.labels.dtype != np.int64 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(
+                f"labels must be int64 [{len(self.images)}], but are {self.labels.dtype} {self.labels.shape}"
+            )
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.names):
+            raise ValueError(f"labels must lie in 0 to {len(self.names) - 1}")
+
+    @property
+    def num_identities(self) -> int:
+        """Return K, the number of identities."""
+        return len(self.names)
+
+    def select(self, identities: Sequence[int]) -> "FaceSet":
+        """Return a copy with these identities only, relabelled 0, 1, ... in the order given.
+
+        Images keep their order. The digest follows from this set's and the selection, without reading the images.
+
+        Raises:
+            ValueError: an identity is named twice, or is none of 0 to K - 1.
+        """
+        chosen = [int(identity) for identity in identities]
+        if len(set(chosen)) != len(chosen) or not all(0 <= identity < len(self.names) for identity in chosen):
+            raise ValueError(f"identities must be distinct and in 0 to {len(self.names) - 1}, but got {chosen}")
+        new_label = np.full(len(self.names), -1, dtype=np.int64)
+        new_label[chosen] = np.arange(len(chosen))
+        labels = new_label[self.labels]
+        kept = np.flatnonzero(labels >= 0)
+        return FaceSet(
+            images=np.asarray(self.images[kept]),
+            labels=labels[kept],
+            names=tuple(self.names[identity] for identity in chosen),
+            digest=hashlib.sha256(json.dumps([self.digest, chosen]).encode()).hexdigest(),
+            source=self.source,
+        )

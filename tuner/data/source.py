@@ -1,0 +1,61 @@
+"""From the name of a source of faces to the faces."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tuner.data.cache import cached, default_cache
+from tuner.data.faces import FaceSet
+from tuner.data.folder import MIN_IDENTITIES, folder_recipe
+from tuner.data.recipe import Recipe
+from tuner.data.synthetic import synthetic_recipe
+from tuner.errors import UserError
+from tuner.names import SYNTHETIC
+
+
+def load_faces(
+    source: str,
+    *,
+    image_size: int,
+    identities: int,
+    images_per_identity: int,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FaceSet:
+    """Return the faces that `source` names, decoded once and then memory-mapped from the cache.
+
+    Args:
+        source: "synthetic", or the path of a folder `root/identity/image.*`.
+        image_size: side of the square images in pixels.
+        identities: number of synthetic people, at least 4; ignored for a folder.
+        images_per_identity: pictures of each synthetic person, at least 2; ignored for a folder.
+        cache: folder of decoded images; None takes that of the environment variable FASTFACE_TUNER_CACHE, else the
+            user's cache folder.
+        progress: called with (images done, images in all) while images are decoded or rendered, and not at all where
+            the cache has them.
+
+    Raises:
+        UserError: the folder is missing or no folder, holds too few identities, an identity without an image, or an
+            image that does not decode.
+    """
+    recipe: Recipe
+    if source == SYNTHETIC:
+        _check_synthetic(identities, images_per_identity)
+        recipe = synthetic_recipe(
+            identities=identities, images_per_identity=images_per_identity, image_size=image_size, progress=progress
+        )
+    else:
+        recipe = folder_recipe(Path(source).expanduser(), image_size=image_size, progress=progress)
+    return cached(recipe, cache=default_cache() if cache is None else cache)
+
+
+def _check_synthetic(identities: int, images_per_identity: int) -> None:
+    if identities < MIN_IDENTITIES:
+        raise UserError(
+            f"`identities >= {MIN_IDENTITIES}` must hold, two to train on and two to verify on, but got {identities};"
+            " 240 is the default"
+        )
+    if images_per_identity < 2:
+        raise UserError(
+            f"`images_per_identity >= 2` must hold, a genuine pair needs two, but got {images_per_identity};"
+            " 20 is the default"
+        )

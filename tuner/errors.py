@@ -1,0 +1,9 @@
+"""Errors a user can mend: each message states the rule, the value and the way out, on one line."""
+
+
+class UserError(Exception):
+    """Input that cannot be used as it is; the command line prints it as one line and exits with status 2."""
+
+
+class DivergedError(Exception):
+    """The training loss became NaN or infinite; the trial has failed, the sweep goes on."""

@@ -1,0 +1,37 @@
+"""Names that several rooms share: files of a sweep folder, metric keys, tags, environment variables."""
+
+from typing import Final
+
+FORMAT_VERSION: Final = 1
+"""Version of the files in a sweep folder; raised when a reader of the old form would misread the new one."""
+
+SWEEP_FILE: Final = "sweep.yaml"
+JOURNAL_FILE: Final = "study.journal"
+TRIALS_DIR: Final = "trials"
+CURVE_FILE: Final = "curve.csv"
+EVALUATIONS_FILE: Final = "evaluations.jsonl"
+SWEEPS_DIR: Final = "sweeps"
+
+SYNTHETIC: Final = "synthetic"
+"""The `--data` value that stands for the embedded rendered faces."""
+
+METRIC_LOSS: Final = "loss"
+METRIC_LR: Final = "lr"
+METRIC_RESPONSE: Final = "detector_response"
+METRIC_ACCURACY: Final = "accuracy"
+METRIC_FINAL_LOSS: Final = "final_loss"
+METRIC_ACCURACY_STD: Final = "accuracy_std"
+METRIC_TAR: Final = "tar_at_far"
+
+EXPERIMENT: Final = "fastface-tuner"
+DEFAULT_TRACKING_URI: Final = "sqlite:///mlflow.db"
+TRACKING_URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
+CACHE_VARIABLE: Final = "FASTFACE_TUNER_CACHE"
+
+Setting = float | int | str
+"""A value that a scheduler setting or a searched parameter takes."""
+
+TAG_KIND: Final = "fastface_tuner.kind"
+"""MLflow tag of every run: "sweep" or "trial"."""
+TAG_TRIAL: Final = "fastface_tuner.trial"
+"""MLflow tag of a child run: its trial number."""

@@ -1,0 +1,1 @@
+"""Learning-rate schedulers as pure functions, and their torch adapters."""

@@ -1,0 +1,1 @@
+"""Optuna: distributions, samplers and the ledger of a sweep."""

@@ -1,0 +1,311 @@
+"""The ledger of a sweep: an Optuna study in a journal file, the one record of its trials that everything else follows.
+
+A suggestion is one line of the journal and a result two, the second of which only closes the trial; each line is
+synced before the next. So a sweep killed anywhere leaves every trial not begun, running with its parameters, or
+finished: `ask` hands a running one out again, and opening the ledger closes one whose result was already written.
+
+One trial runs at a time. The journal is an ordinary Optuna study named "sweep", so Optuna's own tools read it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self
+
+from optuna.storages import JournalStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tuner.config.space_file import space_from_record, space_record
+from tuner.errors import UserError
+from tuner.names import FORMAT_VERSION, Setting
+from tuner.search.journal import create_journal, cut_unfinished_line, open_journal
+from tuner.search.plan import (
+    Assignment,
+    Plan,
+    assignment,
+    in_space,
+    recorded_distributions,
+    reference_params,
+    references,
+    run_config,
+    run_key,
+)
+from tuner.search.quiet import quiet
+from tuner.search.record import Suggestion
+from tuner.search.samplers import Past, Suggester
+from tuner.trials import RecordState, TrialRecord
+
+STUDY_NAME: Final = "sweep"
+_PLAN: Final = "plan"
+_RUN: Final = "run"
+_RESULT: Final = "result"
+_RUN_ID: Final = "run_id"
+_STATES: Final[Mapping[TrialState, RecordState]] = {
+    TrialState.RUNNING: "RUNNING",
+    TrialState.COMPLETE: "COMPLETE",
+    TrialState.FAIL: "FAIL",
+}
+
+
+class Ledger:
+    """A sweep's trials, on disk; made by `create` or `open`.
+
+    `mended` says, a line each, what opening had to put right after a sweep that was killed.
+    """
+
+    def __init__(self, path: Path, storage: JournalStorage, plan: Plan, *, read_only: bool) -> None:
+        self.path = path
+        self.plan = plan
+        self.mended: tuple[str, ...] = ()
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(STUDY_NAME)
+        self._read_only = read_only
+
+    @classmethod
+    def create(cls, path: Path, *, plan: Plan) -> Self:
+        """Begin the ledger of a new sweep; the file appears whole or not at all.
+
+        Raises:
+            UserError: the file exists, or its folder cannot be written.
+        """
+        if path.exists():
+            raise UserError(f"{path}: a sweep exists there; resume it, or choose another name")
+        draft = path.with_name(path.name + ".new")
+        draft.unlink(missing_ok=True)
+        storage = create_journal(draft)
+        direction = StudyDirection.MAXIMIZE if plan.space.objective.maximize else StudyDirection.MINIMIZE
+        with quiet():
+            study_id = storage.create_new_study([direction], STUDY_NAME)
+        storage.set_study_user_attr(study_id, _PLAN, _plan_record(plan))
+        draft.replace(path)
+        return cls(path, open_journal(path), plan, read_only=False)
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Self:
+        """Open the ledger of a sweep; with `read_only`, one that another process may be writing.
+
+        Raises:
+            UserError: no such file, damaged, or not a sweep's.
+        """
+        storage = open_journal(path)
+        ledger = cls(path, storage, _read_plan(path, storage), read_only=read_only)
+        ledger._check_trials()
+        if not read_only:
+            cut = cut_unfinished_line(path)
+            lines = [f"{path}: cut {cut} bytes of an unfinished last record"] if cut else []
+            ledger.mended = (*lines, *ledger._close_told_trials())
+        return ledger
+
+    def ask(self) -> Suggestion | None:
+        """Return the trial to run next: a running one again until it is told, then a new one.
+
+        None where a finite space has no untried point left.
+        """
+        self._check_writable()
+        trials = self._trials()
+        running = next((trial for trial in trials if trial.state == TrialState.RUNNING), None)
+        if running is not None:
+            return self._suggestion(running, resumed=True)
+        number, firsts = len(trials), references(self.plan)
+        if number < len(firsts):
+            chosen = firsts[number]
+            params = reference_params(self.plan, chosen.scheduler)
+        else:
+            drawn = self._suggester.draw(number, [self._past(trial) for trial in trials])
+            if drawn is None:
+                return None
+            params, chosen = drawn, assignment(self.plan.space, drawn)
+        return self._suggestion(self._begin(params, chosen, reference=number < len(firsts)), resumed=False)
+
+    def tell(
+        self,
+        number: int,
+        *,
+        value: float | None = None,
+        reason: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        steps_executed: int = 0,
+        seconds: float = 0.0,
+        duplicate_of: int | None = None,
+    ) -> TrialRecord:
+        """Finish a running trial: COMPLETE with `value`, or FAIL for `reason`; a value that is not finite is a FAIL."""
+        self._check_writable()
+        if value is not None and not math.isfinite(value):
+            value, reason = None, reason or f"the value must be finite, but is {value}"
+        if (value is None) == (reason is None):
+            raise ValueError(f"either a value or a reason must be told, but got {value} and {reason!r}")
+        trial = self._trial(number)
+        if trial.state != TrialState.RUNNING:
+            raise ValueError(f"only a running trial can be told, but trial {number} is {trial.state.name}")
+        result = {
+            "value": value,
+            "reason": reason,
+            "metrics": dict(metrics or {}),
+            "steps_executed": steps_executed,
+            "seconds": seconds,
+            "duplicate_of": duplicate_of,
+        }
+        self._storage.set_trial_user_attr(self._id(number), _RESULT, result)
+        self._close(self._trial(number))
+        return self._record(self._trial(number), self._notes())
+
+    def annotate(self, number: int, *, run_id: str) -> None:
+        """Note the tracking server's id of a trial's run; it may change, also after the trial has ended."""
+        self._check_writable()
+        if self._trial(number).state == TrialState.RUNNING:
+            self._storage.set_trial_user_attr(self._id(number), _RUN_ID, run_id)
+        else:  # Optuna leaves finished trials alone
+            self._storage.set_study_user_attr(self._study_id, f"{_RUN_ID}:{number}", run_id)
+
+    def trials(self) -> list[TrialRecord]:
+        """Return all trials by number."""
+        notes = self._notes()
+        return [self._record(trial, notes) for trial in self._trials()]
+
+    def best(self) -> TrialRecord | None:
+        """Return the trial with the best value, the earliest of equals; None where none is COMPLETE."""
+        sign = -1.0 if self.plan.space.objective.maximize else 1.0
+        ranked = [(sign * trial.value, trial.number, trial) for trial in self.trials() if trial.value is not None]
+        return min(ranked)[2] if ranked else None
+
+    def twin(self, number: int) -> TrialRecord | None:
+        """Return the earliest finished trial whose run is the same as trial `number`'s, step for step; None: none."""
+        key = self._trial(number).user_attrs[_RUN]["key"]
+        return next((trial for trial in self._finished() if trial.key == key and trial.number != number), None)
+
+    def find_duplicate(self, chosen: Assignment) -> TrialRecord | None:
+        """Return the earliest finished trial whose run `chosen` would repeat; None: it would be a new one."""
+        key = run_key(run_config(self.plan, chosen))
+        return next((trial for trial in self._finished() if trial.key == key), None)
+
+    @cached_property
+    def _suggester(self) -> Suggester:
+        return Suggester(self.plan.space, sampler=self.plan.sampler, seed=self.plan.seed)
+
+    @cached_property
+    def _learnable(self) -> Mapping[str, bool]:
+        """Whether the samplers may learn from a scheduler's reference, by scheduler."""
+        return {first.scheduler: in_space(self.plan, first.scheduler) for first in references(self.plan)}
+
+    def _finished(self) -> list[TrialRecord]:
+        return [trial for trial in self.trials() if trial.state != "RUNNING"]
+
+    def _check_trials(self) -> None:
+        for trial in self._trials():
+            if trial.state not in _STATES or _RUN not in trial.user_attrs:
+                raise UserError(
+                    f"{self.path}: trial {trial.number} was not made by this tool; restore the file from a copy"
+                )
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ValueError(f"{self.path} is open for reading only")
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._storage.get_all_trials(self._study_id, deepcopy=False)
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        trials = self._trials()
+        if not 0 <= number < len(trials):
+            raise ValueError(f"trial {number} does not exist; there are {len(trials)}")
+        return trials[number]
+
+    def _begin(self, params: Mapping[str, Setting], chosen: Assignment, *, reference: bool) -> FrozenTrial:
+        """Write a new running trial, parameters included, as one record."""
+        run = {**asdict(chosen), "reference": reference, "key": run_key(run_config(self.plan, chosen))}
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=recorded_distributions(self.plan, params),
+            user_attrs={_RUN: run},
+        )
+        self._storage.create_new_trial(self._study_id, template)
+        return self._trials()[-1]
+
+    def _close(self, trial: FrozenTrial) -> None:
+        """Give a trial whose result is written its final state."""
+        value = trial.user_attrs[_RESULT]["value"]
+        if value is None:
+            self._storage.set_trial_state_values(self._id(trial.number), TrialState.FAIL)
+        else:
+            self._storage.set_trial_state_values(self._id(trial.number), TrialState.COMPLETE, [value])
+
+    def _close_told_trials(self) -> list[str]:
+        told = [trial for trial in self._trials() if trial.state == TrialState.RUNNING and _RESULT in trial.user_attrs]
+        for trial in told:
+            self._close(trial)
+        return [f"trial {trial.number}: its result was written but not its end; closed it" for trial in told]
+
+    def _past(self, trial: FrozenTrial) -> Past:
+        run = trial.user_attrs[_RUN]
+        reachable = not run["reference"] or self._learnable[run["scheduler"]]
+        return Past(trial.number, trial.params if reachable else None, trial.value, drawn=not run["reference"])
+
+    def _suggestion(self, trial: FrozenTrial, *, resumed: bool) -> Suggestion:
+        run = trial.user_attrs[_RUN]
+        chosen = Assignment(run["scheduler"], run["settings"], run["base_lr"])
+        return Suggestion(
+            number=trial.number,
+            params=dict(trial.params),
+            scheduler=chosen.scheduler,
+            settings=chosen.settings,
+            base_lr=chosen.base_lr,
+            config=run_config(self.plan, chosen),
+            reference=run["reference"],
+            resumed=resumed,
+            run_id=trial.user_attrs.get(_RUN_ID),
+        )
+
+    def _notes(self) -> Mapping[str, Any]:
+        return self._storage.get_study_user_attrs(self._study_id)
+
+    def _record(self, trial: FrozenTrial, notes: Mapping[str, Any]) -> TrialRecord:
+        result = {key: entry for key, entry in trial.user_attrs.get(_RESULT, {}).items() if key != "value"}
+        return TrialRecord(
+            number=trial.number,
+            state=_STATES[trial.state],
+            value=trial.value,
+            params=dict(trial.params),
+            **trial.user_attrs[_RUN],
+            run_id=notes.get(f"{_RUN_ID}:{trial.number}", trial.user_attrs.get(_RUN_ID)),
+            **result,
+        )
+
+
+def _plan_record(plan: Plan) -> dict[str, Any]:
+    return {
+        "format": FORMAT_VERSION,
+        "steps": plan.steps,
+        "seed": plan.seed,
+        "sampler": plan.sampler,
+        "data": plan.data,
+        **space_record(plan.space),
+    }
+
+
+def _read_plan(path: Path, storage: JournalStorage) -> Plan:
+    studies = {study.study_name: study for study in storage.get_all_studies()}
+    record = studies[STUDY_NAME].user_attrs.get(_PLAN) if STUDY_NAME in studies else None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: an Optuna journal, but not of a sweep of this tool; give the folder of a sweep")
+    if record.get("format") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: written in format {record.get('format')}, but this version reads format {FORMAT_VERSION}; "
+            "use the version of fastface-tuner that made the sweep"
+        )
+    try:
+        return Plan(
+            space=space_from_record(record),
+            steps=record["steps"],
+            seed=record["seed"],
+            sampler=record["sampler"],
+            data=record["data"],
+        )
+    except KeyError as error:
+        raise UserError(f"{path}: the sweep's plan lacks {error}; restore the file from a copy") from error

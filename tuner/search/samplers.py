@@ -1,0 +1,141 @@
+"""Samplers by name, each suggestion a function of (seed, trial number, history) and of nothing else.
+
+Optuna's samplers carry state from trial to trial: a random stream, CMA-ES its optimiser, the GP its last fit. A sweep
+that goes on in a fresh process would suggest other trials than one that ran through. So each trial gets a fresh
+sampler, seeded from (seed, number), over an in-memory study that follows the ledger's finished trials. CMA-ES keeps its
+optimiser as a pickle among the trials of its study; here that pickle never leaves the process: a fresh one replays the
+trials, and no file is ever unpickled.
+
+Pruning has no place here. Trials share every step before their first decay, and right after it whoever decayed first
+looks best ("short-horizon bias", Wu et al., ICLR 2018): judging a trial by its beginning favours early decays.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, get_args
+
+import numpy as np
+import optuna
+from optuna import Trial
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from tuner.config.space_check import MAX_GRID_POINTS
+from tuner.config.space_model import SamplerName, SpaceFile
+from tuner.names import Setting
+from tuner.search.quiet import quiet
+from tuner.search.space import Params, points, suggest
+
+SAMPLERS: Final[tuple[SamplerName, ...]] = get_args(SamplerName)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A finished trial as a sampler sees it.
+
+    `params` is None where it lies outside the space (a reference whose setting the space cannot reach); `value` is None
+    where it failed. `drawn`: its parameters came from the sampler, not from the list of references.
+    """
+
+    number: int
+    params: Params | None
+    value: float | None
+    drawn: bool
+
+
+class Suggester:
+    """Draws the parameters of trial after trial; a fresh one with the same history draws the same."""
+
+    def __init__(self, space: SpaceFile, *, sampler: SamplerName, seed: int) -> None:
+        self._space = space
+        self._sampler: SamplerName = sampler
+        self._seed = seed
+        with quiet():
+            self._study = optuna.create_study(direction="maximize" if space.objective.maximize else "minimize")
+        # Replaying makes no draws, so one sampler serves all trials; what it caches makes it linear in their number.
+        self._replayer = _fresh(sampler, seed=seed, space=space) if sampler == "cmaes" else RandomSampler()
+        self._points = _shuffled(space, seed=seed)
+        self._seen = 0
+        self._open: tuple[Trial, dict[str, Setting]] | None = None
+
+    def draw(self, number: int, history: Sequence[Past]) -> dict[str, Setting] | None:
+        """Return the parameters of trial `number`, after the finished trials 0 .. number - 1.
+
+        None where the space is finite and each of its points has been tried: the search is over. Asked again with
+        the same number, the answer is the same.
+        """
+        if number != len(history):
+            raise ValueError(f"trial {number} needs the {number} trials before it, but got {len(history)}")
+        rest = self._untried(history)
+        if rest is not None and (not rest or self._sampler == "grid"):
+            return rest[0] if rest else None
+        with quiet():
+            for past in history[self._seen :]:
+                self._observe(past)
+            if self._open is None:
+                trial = self._begin(_fresh(self._sampler, seed=trial_seed(self._seed, number), space=self._space))
+                self._open = trial, suggest(self._space, trial)
+        return self._open[1]
+
+    def _untried(self, history: Sequence[Past]) -> list[dict[str, Setting]] | None:
+        """Return the points not tried yet in an order that the seed decides; None where there is no end of them."""
+        if self._points is None:
+            return None
+        tried = {_key(past.params) for past in history if past.params is not None}
+        return [point for point in self._points if _key(point) not in tried]
+
+    def _observe(self, past: Past) -> None:
+        """Bring the study past one finished trial, whether its suggestion was made here or in an earlier process."""
+        if self._open is None:
+            if past.params is not None:
+                self._study.enqueue_trial(dict(past.params))
+            trial = self._begin(self._replayer if past.drawn else RandomSampler())
+            if past.params is not None:
+                suggest(self._space, trial)
+        else:
+            trial = self._open[0]
+        if past.value is None or past.params is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial, past.value)
+        self._open, self._seen = None, self._seen + 1
+
+    def _begin(self, sampler: BaseSampler) -> Trial:
+        self._study.sampler = sampler
+        trial = self._study.ask()
+        if isinstance(sampler, CmaEsSampler):
+            # What makes CMA-ES update its optimiser; an enqueued trial has all its values and would not ask.
+            _ = trial.relative_params
+        return trial
+
+
+def trial_seed(seed: int, number: int) -> int:
+    """Return the 32-bit seed of one trial's sampler; far apart for neighbours in either argument."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _key(params: Params) -> tuple[tuple[str, Setting], ...]:
+    return tuple(sorted(params.items()))
+
+
+def _shuffled(space: SpaceFile, *, seed: int) -> list[dict[str, Setting]] | None:
+    """Return the points of a finite space in random order, so that a grid cut short has been everywhere a little."""
+    every = points(space)
+    if every is None:
+        return None
+    known = list(itertools.islice(every, MAX_GRID_POINTS + 1))
+    if len(known) > MAX_GRID_POINTS:
+        return None  # endless for any sweep, and refused for the grid sampler
+    return [known[index] for index in np.random.default_rng(seed).permutation(len(known))]
+
+
+def _fresh(name: SamplerName, *, seed: int, space: SpaceFile) -> BaseSampler:
+    if name == "tpe":
+        # `group` models each scheduler's own parameters together; without several schedulers it changes nothing.
+        return TPESampler(seed=seed, multivariate=True, group=len(space.schedulers) > 1)
+    if name == "cmaes":
+        return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+    if name == "gp":
+        return GPSampler(seed=seed, warn_independent_sampling=False)
+    return RandomSampler(seed=seed)

@@ -1,0 +1,1 @@
+"""Ray Tune: sequential trials, live progress."""

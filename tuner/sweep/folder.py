@@ -1,0 +1,92 @@
+"""The folder of one sweep: where its files are, and what `sweep.yaml` says about it beyond the ledger."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from tuner.config.run import PositiveInt, Strict
+from tuner.errors import UserError
+from tuner.names import FORMAT_VERSION, JOURNAL_FILE, SWEEP_FILE, SWEEPS_DIR, TRIALS_DIR
+
+
+class SweepDescription(Strict):
+    """What a sweep is called, how many trials it asks for, and where its MLflow runs are.
+
+    `tracking_uri` holds no credentials: where a server wants them, each start takes them from its own environment.
+    """
+
+    format: int = FORMAT_VERSION
+    name: str = Field(min_length=1)
+    trials: PositiveInt
+    tracking_uri: str
+    parent_run_id: str
+
+
+class SweepFolder:
+    """The files of one sweep."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.description = self.path / SWEEP_FILE
+        self.journal = self.path / JOURNAL_FILE
+
+    def trial(self, number: int) -> Path:
+        """Return the folder of one trial: its curve and its evaluations."""
+        return self.path / TRIALS_DIR / f"{number:04d}"
+
+    def check_free(self, name: str) -> None:
+        """Raise UserError unless a new sweep can be made here: nothing there yet, and the place can be written to."""
+        if self.description.exists() or self.journal.exists():
+            raise UserError(
+                f"a new sweep needs a name of its own, but {name!r} exists in {self.path}; "
+                f"choose another --name, or see what it found: fastface-tuner compare {self.path}"
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(
+                f"a sweep's folder must be new or empty, but {self.path} holds other things; choose another --out"
+            )
+        existing = next(parent for parent in (self.path, *self.path.parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"a sweep must be able to write its folder, but cannot in {existing}; choose another --out")
+
+    def write(self, description: SweepDescription) -> None:
+        """Make the folder and write the description, whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        fresh = self.description.with_suffix(".tmp")
+        fresh.write_text(yaml.safe_dump(description.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
+        fresh.replace(self.description)
+
+    def read(self) -> SweepDescription:
+        """Read the description back; UserError names a file that is damaged or of another version."""
+        try:
+            content: Any = yaml.safe_load(self.description.read_text("utf-8"))
+            version = content["format"]
+        except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{self.description} must describe a sweep, but cannot be read: {error}; restore it"
+            ) from None
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{self.description} must have format {FORMAT_VERSION}, but has {version!r}; "
+                "use the version of fastface-tuner that wrote it"
+            )
+        try:
+            return SweepDescription.model_validate(content)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(map(str, problem["loc"]))
+            raise UserError(f"{self.description} is damaged at {place!r}: {problem['msg']}; restore it") from None
+
+
+def find_sweep(sweep: str) -> SweepFolder:
+    """Return the folder of SWEEP, which is a sweep's folder or the name of one below `sweeps/`."""
+    for path in (Path(sweep), Path(SWEEPS_DIR) / sweep):
+        folder = SweepFolder(path)
+        if folder.journal.is_file():
+            return folder
+    known = sorted(journal.parent.name for journal in Path(SWEEPS_DIR).glob(f"*/{JOURNAL_FILE}"))
+    hint = f"known here: {', '.join(known)}" if known else "start one with: fastface-tuner sweep"
+    raise UserError(f"SWEEP must be a sweep's folder or name, but there is no sweep {sweep!r}; {hint}")

@@ -1,0 +1,131 @@
+"""What a person sees while a sweep runs: a live line in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tuner.names import Setting
+from tuner.trials import TrialRecord
+
+PLAIN_SECONDS = 10.0
+"""Without a terminal, the least time between two lines of one running trial."""
+
+
+class ProgressView(Protocol):
+    """Hears how a sweep goes on."""
+
+    def trial_started(self, number: int, params: Mapping[str, Setting]) -> None:
+        """Hear that trial `number` begins."""
+        ...
+
+    def trial_moved(self, *, steps: int, loss: float, lr: float) -> None:
+        """Hear that the running trial has done `steps` steps."""
+        ...
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Hear that a trial has its value, or failed."""
+        ...
+
+
+class ConsoleProgress:
+    """Trial k of N, step, loss, LR, best so far, time left."""
+
+    def __init__(self, console: Console, *, trials: int, steps: int, maximize: bool, metric: str) -> None:
+        self._console = console
+        self._trials = trials
+        self._steps = steps
+        self._maximize = maximize
+        self._metric = metric
+        self._ended: list[TrialRecord] = []
+        self._number = 0
+        self._done = 0
+        self._last_line = 0.0
+        self._clock = _Clock(total_steps=trials * steps)
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "ConsoleProgress":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def trial_started(self, number: int, params: Mapping[str, Setting]) -> None:
+        """Hear that trial `number` begins."""
+        self._number, self._done = number, 0
+        self._last_line = time.monotonic()
+        if not self._live:
+            self._console.print(f"trial {len(self._ended) + 1} of {self._trials}: {describe(params)}", highlight=False)
+
+    def trial_moved(self, *, steps: int, loss: float, lr: float) -> None:
+        """Show the newest step."""
+        self._clock.ran(steps - self._done)
+        self._done = steps
+        line = (
+            f"trial {len(self._ended) + 1} of {self._trials}  step {steps}/{self._steps}  "
+            f"loss {loss:.3f}  lr {lr:.2g}  best {self._best()}  {self._clock.left()} left"
+        )
+        if self._live:
+            bar = ProgressBar(total=self._steps, completed=steps, width=24)
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(bar, Text(line))
+            self._live.update(grid)
+        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(f"  {line}", highlight=False)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Print one line that stays."""
+        self._clock.skip(self._steps - self._done)
+        self._ended.append(record)
+        count = f"trial {len(self._ended)} of {self._trials}"
+        if record.state == "COMPLETE" and record.value is not None:
+            twin = "" if record.duplicate_of is None else f"  (same as trial {record.duplicate_of}, not trained again)"
+            text = (
+                f"{count}: {self._metric} {record.value:.4f}  {record.seconds:.0f} s{twin}  {describe(record.params)}"
+            )
+        else:
+            text = f"{count}: failed: {record.reason}"
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _best(self) -> str:
+        values = [record.value for record in self._ended if record.value is not None]
+        return f"{(max if self._maximize else min)(values):.4f}" if values else "-"
+
+
+class _Clock:
+    """Estimates the time left from the steps that were trained so far."""
+
+    def __init__(self, *, total_steps: int) -> None:
+        self._left = total_steps
+        self._ran = 0
+        self._started = time.monotonic()
+
+    def ran(self, steps: int) -> None:
+        self._ran += steps
+        self._left -= steps
+
+    def skip(self, steps: int) -> None:
+        self._left -= steps
+
+    def left(self) -> str:
+        if self._ran == 0:
+            return "?"
+        seconds = round((time.monotonic() - self._started) / self._ran * self._left)
+        minutes, seconds = divmod(max(0, seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def describe(params: Mapping[str, Setting]) -> str:
+    """Return parameters as one short line, numbers to three digits."""
+    parts = (f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in params.items())
+    return ", ".join(parts) or "published setting"

@@ -1,0 +1,179 @@
+"""Start a sweep: everything that can be wrong is found before anything is made, then the trials run."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tuner.config.space_file import load_space
+from tuner.errors import UserError
+from tuner.names import SWEEPS_DIR, SYNTHETIC
+from tuner.search.ledger import Ledger
+from tuner.search.plan import Plan, make_plan
+from tuner.sweep.folder import SweepDescription, SweepFolder
+from tuner.sweep.progress import ConsoleProgress, describe
+from tuner.tracking.environment import describe_environment
+from tuner.tracking.runs import DataDescription, Status, finish, start_sweep
+from tuner.tracking.store import Tracker, connect
+from tuner.tracking.uri import redact, resolve_uri
+
+MIRROR_TIMEOUT_SECONDS = 60.0
+
+
+def new_sweep(
+    space: str,
+    *,
+    data: str | None,
+    trials: int | None,
+    steps: int | None,
+    seed: int,
+    name: str | None,
+    out: Path | None,
+    tracking_uri: str | None,
+    console: Console,
+) -> SweepFolder:
+    """Make and run a sweep; return its folder.
+
+    Raises:
+        UserError: something that was asked for cannot be; nothing was made then.
+    """
+    space_file = load_space(space)
+    plan = make_plan(space_file, steps=steps, seed=seed, data=_absolute(data))
+    name = name or f"{Path(space).stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    if not re.fullmatch(r"[\w][\w.\- ]*", name):
+        raise UserError(
+            f"a sweep's name must be letters, digits, '.', '-' and '_', but got {name!r}; use another --name"
+        )
+    folder = SweepFolder(out or Path(SWEEPS_DIR) / name)
+    folder.check_free(name)
+    uri = resolve_uri(tracking_uri)
+    faces = _prepare(plan, console)
+    tracker = connect(uri)
+    wanted = trials or space_file.trials
+    parent_run_id = start_sweep(
+        tracker,
+        name=name,
+        params={
+            "space": space_file.file,
+            "data": plan.data or space_file.workload.data.source,
+            "trials": wanted,
+            "total_steps": plan.steps,
+            "seed": plan.seed,
+            "sampler": plan.sampler,
+            "objective": space_file.objective.metric,
+        },
+        tags={"mlflow.note.content": space_file.question, "fastface_tuner.folder": str(folder.path)},
+        texts={
+            "space.yaml": space_file.text,
+            "environment.json": json.dumps(describe_environment(), indent=2),
+        },
+        data=faces,
+    )
+    try:
+        folder.write(SweepDescription(name=name, trials=wanted, tracking_uri=redact(uri), parent_run_id=parent_run_id))
+        ledger = Ledger.create(folder.journal, plan=plan)
+    except OSError as error:
+        finish(tracker, parent_run_id, "FAILED", tags={"reason": str(error)})
+        raise UserError(f"the sweep's folder {folder.path} cannot be written: {error}; choose another --out") from None
+    run_trials(ledger, folder=folder, tracker=tracker, faces=faces, console=console)
+    for line in summary(ledger, folder):
+        console.print(line, highlight=False, soft_wrap=True)
+    return folder
+
+
+def run_trials(
+    ledger: Ledger,
+    *,
+    folder: SweepFolder,
+    tracker: Tracker,
+    faces: DataDescription | None,
+    console: Console,
+    actor: type[Any] | None = None,
+) -> None:
+    """Run the trials that the sweep still lacks, and end its MLflow run as the sweep ended.
+
+    `actor` is the Tune trainable that runs a trial; None takes `tuner.sweep.trainable.TrialActor`.
+    """
+    # Ray and torch take seconds to import, which bad input should not have to wait for.
+    from tuner.sweep.executor import execute
+    from tuner.sweep.source import SweepSource
+    from tuner.sweep.trainable import TrialActor
+    from tuner.tracking.mirror import CurveMirror
+
+    description = folder.read()
+    objective = ledger.plan.space.objective
+    mirror = CurveMirror(tracker)
+    status: Status = "KILLED"
+    try:
+        with ConsoleProgress(
+            console,
+            trials=description.trials,
+            steps=ledger.plan.steps,
+            maximize=objective.maximize,
+            metric=objective.metric,
+        ) as progress:
+            source = SweepSource(
+                ledger,
+                trials=description.trials,
+                folder=folder,
+                tracker=tracker,
+                parent_run_id=description.parent_run_id,
+                mirror=mirror,
+                data=faces,
+                progress=progress,
+                threads=len(os.sched_getaffinity(0)),
+            )
+            execute(source, actor or TrialActor)
+        status = "FINISHED" if ledger.best() is not None else "FAILED"
+    finally:
+        mirror.finish(description.parent_run_id, status)
+        unsent = mirror.close(timeout=MIRROR_TIMEOUT_SECONDS)
+        if unsent:
+            console.print(f"{unsent.points} steps of {len(unsent.run_ids)} runs are not in MLflow: {unsent.problem}")
+
+
+def _prepare(plan: Plan, console: Console) -> DataDescription:
+    """Decode or render the faces once, before the first trial, and find out whether they can be used."""
+    from rich.progress import Progress
+
+    from tuner.training.faces import prepare_faces
+
+    config = plan.space.workload.data.model_copy(update={} if plan.data is None else {"source": plan.data})
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("preparing faces", total=None)
+        on_image: Callable[[int, int], None] = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+        train, verification = prepare_faces(config, progress=on_image)
+    return DataDescription(
+        name="synthetic faces" if config.source == SYNTHETIC else Path(config.source).name,
+        digest=train.digest,
+        source=config.source,
+        counts={
+            "training_identities": train.num_identities,
+            "training_images": len(train.labels),
+            "verification_identities": verification.num_identities,
+            "verification_images": len(verification.labels),
+        },
+    )
+
+
+def _absolute(data: str | None) -> str | None:
+    return data if data in (None, SYNTHETIC) else str(Path(data).expanduser().absolute())
+
+
+def summary(ledger: Ledger, folder: SweepFolder) -> list[str]:
+    """Return what to say at the end: what was best, and which command shows the rest."""
+    best = ledger.best()
+    if best is None:
+        first = next((record.reason for record in ledger.trials() if record.reason), "no trial ran")
+        return [f"no trial finished; the first failed because: {first}"]
+    metric = ledger.plan.space.objective.metric
+    short = folder.path == (Path(SWEEPS_DIR) / folder.path.name).absolute()
+    return [
+        f"best: trial {best.number} with {metric} {best.value:.4f}: {describe(best.params)}",
+        f"all trials: fastface-tuner compare {folder.path.name if short else folder.path}",
+    ]

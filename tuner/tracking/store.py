@@ -1,0 +1,183 @@
+"""Connect to a tracking store, and find out before the first trial whether it can be reached and written.
+
+MLflow itself finds out slowly: it tries a server that is not there for minutes, and an SQL store for 100 seconds. So
+each kind of store is probed in its own way first, which takes 3 seconds at most.
+"""
+
+import http.client
+import logging
+import socket
+import sqlite3
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from tuner.errors import UserError
+from tuner.names import EXPERIMENT
+from tuner.tracking.uri import WAY_OUT, redact, sqlite_path
+
+PROBE_SECONDS: Final = 3.0
+ARTIFACTS_DIR: Final = "mlartifacts"
+_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_NOTE: Final = "Sweeps of learning-rate schedules: one parent run per sweep, one child run per trial."
+
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """A tracking store that has been reached and written: its address, its client, and the experiment of the sweeps."""
+
+    uri: str
+    client: MlflowClient
+    experiment_id: str
+
+    @property
+    def shown(self) -> str:
+        """The address without credentials, for people and logs."""
+        return redact(self.uri)
+
+    @contextmanager
+    def asked_to(self, task: str) -> Iterator[None]:
+        """Turn a failure of the store inside the block into a UserError of one line that names store and task."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  artifact stores raise what they like
+            raise UserError(f"the tracking store {self.shown} could not {task}: {reason(error)}") from None
+
+
+def connect(uri: str, *, experiment: str = EXPERIMENT) -> Tracker:
+    """Reach the store at `uri` (from `resolve_uri`), make the experiment if it is not there, and check by writing.
+
+    Raises UserError, within seconds, if the store is not there, is not MLflow's, is locked, or cannot be written.
+    A fresh SQLite store is set up, with its artifacts in `mlartifacts/` beside the database file.
+    """
+    _silence()
+    shown = redact(uri)
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    database = sqlite_path(uri)
+    if database is not None:
+        _probe_sqlite(database)
+    elif scheme in ("http", "https"):
+        _probe_server(uri)
+    elif scheme in _PORTS:
+        _probe_sql_server(uri, default_port=_PORTS[scheme])
+    try:
+        client = MlflowClient(uri)
+        experiment_id = _writable_experiment(client, experiment, database)
+    except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise UserError(f"the tracking store {shown} cannot be used: {_explain(error, shown)}") from None
+    return Tracker(uri, client, experiment_id)
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line, without credentials, what really happened: the network's or the file's error, if it was one.
+
+    MLflow and its libraries wrap "connection refused" in four layers, each longer than the one before.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError | sqlite3.Error):
+            error = cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return redact(lines[0])[:300]
+
+
+def _writable_experiment(client: MlflowClient, name: str, database: Path | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # Left to itself MLflow would put artifacts into ./mlruns, and a folder of that name makes other programs here
+        # take the store for a file store.
+        location = None if database is None else (database.parent / ARTIFACTS_DIR / name).as_uri()
+        return str(client.create_experiment(name, artifact_location=location, tags={"mlflow.note.content": _NOTE}))
+    if found.lifecycle_stage != "active":
+        raise UserError(
+            f"the experiment '{name}' is deleted in the tracking store {redact(client.tracking_uri)}; bring it back "
+            f"with `mlflow experiments restore --experiment-id {found.experiment_id}`, or use another store"
+        )
+    client.set_experiment_tag(found.experiment_id, "fastface_tuner.version", version("fastface-tuner"))
+    return str(found.experiment_id)
+
+
+def _explain(error: Exception, shown: str) -> str:
+    """Add the way out to the failures that have a known one."""
+    text = str(error)
+    if "out-of-date database schema" in text:
+        return f"another version of MLflow made it; back it up, then run `mlflow db upgrade {shown}`"
+    if "unsupported URI" in text or "Unsupported URI" in text:
+        return f"no MLflow store of that kind is installed; {WAY_OUT}"
+    if isinstance(error, ImportError):
+        return f"{error}; install that driver, or {WAY_OUT}"
+    code = error.error_code if isinstance(error, MlflowException) else ""
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or " 401" in text or " 403" in text:
+        return "it refused the credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN)"
+    return f"{reason(error)}; {WAY_OUT}"
+
+
+def _probe_sqlite(path: Path) -> None:
+    """Check that the file can be written and is MLflow's or new: MLflow would add its tables to any database."""
+    way_out = "name another file with --tracking-uri"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path, timeout=PROBE_SECONDS)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            connection.rollback()
+    except OSError as error:
+        raise UserError(f"the tracking store {path} cannot be made: {error.strerror}; {way_out}") from None
+    except sqlite3.Error as error:
+        raise UserError(f"the tracking store {path} cannot be written: {error}; {way_out}") from None
+    if tables and not {"experiments", "alembic_version"} <= tables:
+        raise UserError(f"the tracking store {path} is a database of another program; {way_out}")
+
+
+def _probe_server(uri: str) -> None:
+    parts = urlsplit(uri)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    try:
+        with urllib.request.urlopen(f"{bare}/health", timeout=PROBE_SECONDS):  # noqa: S310  the scheme is http(s)
+            return
+    except urllib.error.HTTPError:
+        return  # it is there; whether it is MLflow, and lets us in, the first real call shows
+    except (OSError, http.client.HTTPException) as error:
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(cause, ssl.SSLError):
+            return  # MLflow has its own settings for certificates
+        raise UserError(f"the tracking server {redact(uri)} does not answer: {cause}; start it, or {WAY_OUT}") from None
+
+
+def _probe_sql_server(uri: str, *, default_port: int) -> None:
+    try:
+        engine = sqlalchemy.create_engine(uri)
+        if engine.url.host:
+            socket.create_connection((engine.url.host, engine.url.port or default_port), PROBE_SECONDS).close()
+        engine.connect().close()
+        engine.dispose()
+    except ImportError as error:
+        raise UserError(f"the tracking store {redact(uri)} needs a driver: {error}; install it") from None
+    except (OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise UserError(f"the tracking store {redact(uri)} does not answer: {reason(error)}; {WAY_OUT}") from None
+
+
+def _silence() -> None:
+    """Keep MLflow's running commentary (migrations, HTTP retries, SQL tracebacks) out of the progress display.
+
+    Errors still arrive as exceptions, which is where they are reported from.
+    """
+    for name, level in (
+        ("mlflow", logging.WARNING),
+        ("mlflow.store.db.utils", logging.CRITICAL),
+        ("alembic", logging.WARNING),
+        ("urllib3.connectionpool", logging.ERROR),
+    ):
+        logging.getLogger(name).setLevel(level)

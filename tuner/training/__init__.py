@@ -1,0 +1,1 @@
+"""One training run: a generator over a complete state."""

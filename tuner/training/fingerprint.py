@@ -1,0 +1,70 @@
+"""What decides the losses and metrics of a face run besides its LRs, known without building anything."""
+
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from tuner.config.run import FaceConfig
+
+CODE: Final = 1
+"""Of the face workload; to be raised when a change of it changes losses or metrics for the same settings."""
+
+
+def fingerprint(
+    config: FaceConfig, *, seed: int, train: str, verification: str, device: torch.device
+) -> dict[str, Any]:
+    """Return, as JSON-like data, all that two runs must have in common for equal LRs to give equal losses and metrics.
+
+    Faces count by content, not by where they came from; how often a run is evaluated does not count.
+
+    Args:
+        config: the workload's settings.
+        seed: of the initial weights and the batches.
+        train: digest of the faces to train on.
+        verification: digest of the faces to verify on.
+        device: where the run trains.
+    """
+    # The digests stand for these settings of the data.
+    of_content = {"source", "identities", "images_per_identity", "held_out"}
+    return {
+        "code": CODE,
+        "config": config.model_dump(mode="json", exclude={"data": of_content, "evaluation": {"times"}}),
+        "train": train,
+        "verification": verification,
+        "seed": seed,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        **_kernels(device),
+    }
+
+
+def _kernels(device: torch.device) -> dict[str, Any]:
+    """Return what chooses the kernels that run on a device, and with them the last bits of each result."""
+    if device.type == "cuda":
+        return {
+            "device": torch.cuda.get_device_name(device),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "precision": torch.get_float32_matmul_precision(),
+            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        }
+    return {
+        "device": f"{device.type} {_processor()}",
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@cache
+def _processor() -> str:
+    """Return the processor's model; kernels adapt to its caches too."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())

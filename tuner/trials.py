@@ -1,0 +1,36 @@
+"""What is known of one trial of a sweep: the row that the ledger keeps and that comparison shows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tuner.names import Setting
+
+RecordState = Literal["RUNNING", "COMPLETE", "FAIL"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """A trial as the ledger has it.
+
+    `params` are the searched parameters as Optuna knows them; `settings` all that the scheduler was given; `reference`
+    says that it ran the scheduler's own default setting; `key` is equal for trials that are the same run, step by step.
+    `value` is None unless COMPLETE, `reason` None unless FAIL. `steps_executed` counts the training steps run for this
+    trial, 0 where it repeats trial `duplicate_of`; `seconds` is what they took.
+    """
+
+    number: int
+    state: RecordState
+    value: float | None
+    params: Mapping[str, Setting]
+    scheduler: str
+    settings: Mapping[str, Setting]
+    base_lr: float
+    reference: bool
+    key: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    steps_executed: int = 0
+    seconds: float = 0.0
+    run_id: str | None = None
+    duplicate_of: int | None = None
+    reason: str | None = None
