@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tuner.cli import compare, spaces, sweep
+from tuner.cli import compare, replay, scale, spaces, sweep
 from tuner.errors import UserError
 
 app = typer.Typer(
@@ -19,6 +19,8 @@ app = typer.Typer(
 app.command()(sweep.sweep)
 app.command()(compare.compare)
 app.command()(spaces.spaces)
+app.command()(replay.replay)
+app.command()(scale.scale)
 
 
 def main() -> None:
