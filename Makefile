@@ -8,7 +8,7 @@ STAMP := $(VENV)/installed
 .PHONY: sweep test install clean
 
 sweep: $(STAMP)
-	$(BIN)/fastface-tuner sweep search_spaces/fastface.yaml --data synthetic
+	$(BIN)/fastface-tuner sweep search_spaces/fastface.yaml --data synthetic --trials 8
 
 test: $(STAMP)
 	$(BIN)/ruff check .

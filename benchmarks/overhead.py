@@ -36,6 +36,7 @@ from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan
 from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.run import run_trials
+from tuner.sweep.source import Sharing
 from tuner.tracking.runs import start_sweep
 from tuner.tracking.store import connect
 
@@ -72,7 +73,8 @@ class CurveActor(tune.Trainable):
             for step in range(REPORTS):
                 curve.write(CurvePoint(step, loss(step, self.patience), 0.1))
         metrics = [("accuracy", self.patience)]
-        return {"steps": REPORTS, "loss": 0.0, "lr": 0.1, "metrics": metrics, "seconds": 0.0, "done": True}
+        counts = {"steps_executed": REPORTS, "steps_shared": 0, "shared_with": [], "messages": []}
+        return {"steps": REPORTS, "loss": 0.0, "lr": 0.1, "metrics": metrics, "done": True, **counts}
 
 
 def run_stock(trials: int, folder: Path) -> tuple[float, MlflowClient]:
@@ -108,7 +110,8 @@ def run_ours(trials: int, folder: Path) -> tuple[float, MlflowClient]:
     ledger = Ledger.create(sweep.journal, plan=plan)
     quiet = Console(file=(folder / "progress.txt").open("w"))
     started = time.perf_counter()
-    run_trials(ledger, folder=sweep, tracker=tracker, faces=None, console=quiet, actor=CurveActor)
+    unshared = Sharing(store=None, checkpoint_budget=0)
+    run_trials(ledger, folder=sweep, tracker=tracker, faces=None, sharing=unshared, console=quiet, actor=CurveActor)
     return (time.perf_counter() - started) / trials, MlflowClient(uri)
 
 

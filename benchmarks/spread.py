@@ -18,8 +18,8 @@ from machine import banner
 
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, run_config
+from tuner.stages.trial import run_trial
 from tuner.sweep.folder import find_sweep
-from tuner.training.trial import run_trial
 
 
 def main() -> None:
@@ -41,8 +41,9 @@ def main() -> None:
         values = []
         config = run_config(plan, Assignment(trial.scheduler, trial.settings, trial.base_lr))
         for seed in range(plan.seed + 1, plan.seed + 1 + options.seeds):
+            seeded = config.model_copy(update={"seed": seed})
             with tempfile.TemporaryDirectory() as folder:
-                *_, last = run_trial(config.model_copy(update={"seed": seed}), Path(folder), device=torch.device("cpu"))
+                *_, last = run_trial(seeded, Path(folder), device=torch.device("cpu"), store=None)
             values.append(last.metrics[metric])
         listed = ", ".join(f"{value:.4f}" for value in values)
         print(

@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +122,11 @@ def test_every_trial_has_a_value_and_stands_in_the_table_best_first(smoke: Finis
     assert values == sorted(values, reverse=True)
     assert {trial["state"] for trial in smoke.trials} == {"COMPLETE"}
     assert {trial["trial"] for trial in smoke.trials} == {0, 1, 2}
-    assert {trial["steps_executed"] for trial in smoke.trials} == {40}
+    first = next(trial for trial in smoke.trials if trial["trial"] == 0)
+    assert (first["steps_executed"], first["steps_shared"]) == (40, 0)
+    # What was neither shared nor trained before is trained; a few known steps may be repeated from a checkpoint.
+    assert all(trial["steps_executed"] + trial["steps_shared"] >= 40 for trial in smoke.trials)
+    assert all(trial["steps_shared"] > 0 for trial in smoke.trials if trial["trial"] != 0)
 
 
 def test_trial_0_is_the_published_setting(smoke: Finished) -> None:
@@ -170,14 +177,65 @@ def test_mlflow_holds_settings_metrics_config_and_dataset(smoke: Finished) -> No
         assert run.inputs.dataset_inputs[0].dataset.name == "synthetic faces"
 
 
-def test_the_same_seed_gives_the_same_trials_and_values_in_a_fresh_process(
+def test_a_sweep_without_sharing_in_a_fresh_process_gives_the_same_bits(
     smoke: Finished, tmp_path: Path, session_cache: Path, mlflow_store: Callable[[Path], str]
 ) -> None:
-    again = _sweep(tmp_path, mlflow_store(tmp_path), session_cache, "smoke", "--seed", "3")
+    alone = _sweep(tmp_path, mlflow_store(tmp_path), session_cache, "smoke", "--seed", "3", "--no-share")
     keep = ("trial", "params", "value", "metrics")
-    assert [{key: trial[key] for key in keep} for trial in again.trials] == [
+    assert [{key: trial[key] for key in keep} for trial in alone.trials] == [
         {key: trial[key] for key in keep} for trial in smoke.trials
     ]
+    assert {(trial["steps_executed"], trial["steps_shared"]) for trial in alone.trials} == {(40, 0)}
+    assert not (tmp_path / "stages").exists()
+    for trial in smoke.trials:
+        file = Path("trials") / f"{trial['trial']:04d}" / "curve.csv"
+        assert (smoke.folder / file).read_bytes() == (alone.folder / file).read_bytes()
+
+
+def test_mlflow_says_what_was_shared_and_with_whom(smoke: Finished) -> None:
+    ids = {trial["run_id"] for trial in smoke.trials}
+    for trial in smoke.trials:
+        run = smoke.client.get_run(trial["run_id"])
+        assert run.data.metrics["steps_shared"] == trial["steps_shared"]
+        assert ("shared_with" in run.data.tags) == (trial["steps_shared"] > 0)
+        if trial["steps_shared"]:
+            assert run.data.tags["shared_with"].split()[0] in ids
+    parent = smoke.client.get_run(smoke.children()[0].data.tags["mlflow.parentRunId"])
+    assert parent.data.metrics["steps_executed"] == sum(trial["steps_executed"] for trial in smoke.trials)
+
+
+def test_stages_can_be_listed_and_pruned(
+    smoke: Finished, tmp_path: Path, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no stages here" in command("stages", "list").out
+    shutil.copytree(smoke.folder.parents[1] / "stages", tmp_path / "stages")
+    shelf = json.loads(command("stages", "list", "--json").out)["shelves"][0]
+    assert shelf["counts"]["shared"] == sum(trial["steps_shared"] for trial in smoke.trials)
+    assert command("stages", "prune").code == 2
+    assert command("stages", "prune", "--keep", "a lot").code == 2
+    assert "1 shelves" in command("stages", "prune", shelf["key"][:8]).out
+    assert json.loads(command("stages", "list", "--json").out) == {"shelves": []}
+
+
+def test_an_interrupted_sweep_closes_its_runs_as_killed(
+    tmp_path: Path, session_cache: Path, mlflow_store: Callable[[Path], str]
+) -> None:
+    uri = mlflow_store(tmp_path)
+    environment = {**os.environ, TRACKING_URI_VARIABLE: uri, CACHE_VARIABLE: str(session_cache)}
+    command = [sys.executable, "-m", "tuner.cli.main", "sweep", "smoke", "--steps", "100000", "--name", "cut"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as sweep:
+        curve = tmp_path / "sweeps" / "cut" / "trials" / "0000" / "curve.csv"
+        deadline = time.monotonic() + 120
+        while not curve.exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        sweep.send_signal(signal.SIGINT)
+        out, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
+    assert "interrupted after 0 of 3 trials" in out
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert len(runs) == 2
+    assert {run.info.status for run in runs} == {"KILLED"}
 
 
 def test_a_trial_that_diverges_fails_alone(troubled: Finished) -> None:
@@ -214,8 +272,8 @@ def test_the_table_for_people_names_what_was_searched(
     monkeypatch.setenv("COLUMNS", "160")
     outcome = command("compare", str(smoke.folder))
     assert outcome.code == 0
-    for heading in ("trial", "accuracy", "patience_fraction", "steps", "reference setting"):
-        assert heading in outcome.out
+    for heading in ("trial", "accuracy", "patience", "trained", "shared", "0*", "* reference setting"):
+        assert heading in " ".join(outcome.out.split())
 
 
 @pytest.mark.parametrize(

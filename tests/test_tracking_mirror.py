@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mirrored import read_mirrored_curve
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -20,7 +21,6 @@ from tuner.names import METRIC_LOSS, METRIC_LR, METRIC_RESPONSE, TAG_KIND, TAG_T
 from tuner.tracking.environment import describe_environment
 from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.outbox import Ending, Outbox
-from tuner.tracking.read import read_mirrored_curve
 from tuner.tracking.runs import DataDescription, Status, finish, start_sweep, start_trial, trial_name
 from tuner.tracking.store import Tracker, connect
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mirrored import read_mirrored_curve
 from mlflow import MlflowClient
 
 from tuner.curves import CurvePoint, CurveWriter
 from tuner.names import METRIC_LOSS, METRIC_LR
 from tuner.tracking.mirror import CurveMirror
-from tuner.tracking.read import read_mirrored_curve
 from tuner.tracking.runs import DataDescription, finish, start_sweep, start_trial
 from tuner.tracking.store import connect
 
@@ -51,7 +51,7 @@ def wait_for_health(address: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            urllib.request.urlopen(address, timeout=1).close()  # noqa: S310
+            urllib.request.urlopen(address, timeout=1).close()
         except OSError:
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.1)

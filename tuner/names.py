@@ -11,6 +11,8 @@ TRIALS_DIR: Final = "trials"
 CURVE_FILE: Final = "curve.csv"
 EVALUATIONS_FILE: Final = "evaluations.jsonl"
 SWEEPS_DIR: Final = "sweeps"
+STAGES_DIR: Final = "stages"
+"""The stage store: what the sweeps of one working folder have trained, shared by all of them."""
 
 SYNTHETIC: Final = "synthetic"
 """The `--data` value that stands for the embedded rendered faces."""

@@ -14,9 +14,10 @@ class TrialRecord:
     """A trial as the ledger has it.
 
     `params` are the searched parameters as Optuna knows them; `settings` all that the scheduler was given; `reference`
-    says that it ran the scheduler's own default setting; `key` is equal for trials that are the same run, step by step.
-    `value` is None unless COMPLETE, `reason` None unless FAIL. `steps_executed` counts the training steps run for this
-    trial, 0 where it repeats trial `duplicate_of`; `seconds` is what they took.
+    says that it ran the scheduler's own default setting; `key` is equal for trials that are the same run, step by step,
+    and `duplicate_of` names the one that this one repeats. `value` is None unless COMPLETE, `reason` None unless FAIL.
+    `steps_executed` counts the training steps run for this trial, `steps_shared` those whose losses earlier trials had
+    recorded; `seconds` is its wall time.
     """
 
     number: int
@@ -30,6 +31,7 @@ class TrialRecord:
     key: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     steps_executed: int = 0
+    steps_shared: int = 0
     seconds: float = 0.0
     run_id: str | None = None
     duplicate_of: int | None = None

@@ -30,6 +30,7 @@ def as_rows(records: Sequence[TrialRecord], *, maximize: bool) -> list[dict[str,
             "base_lr": record.base_lr,
             "metrics": dict(record.metrics),
             "steps_executed": record.steps_executed,
+            "steps_shared": record.steps_shared,
             "seconds": round(record.seconds, 3),
             "run_id": record.run_id,
             "duplicate_of": record.duplicate_of,
@@ -42,20 +43,43 @@ def as_rows(records: Sequence[TrialRecord], *, maximize: bool) -> list[dict[str,
 def table(records: Sequence[TrialRecord], *, maximize: bool, metric: str, title: str) -> Table:
     """Return the ranked trials as a terminal table; parameters that no trial varies are left to `--json`."""
     varied = [name for name in _parameter_names(records) if len({record.params.get(name) for record in records}) > 1]
-    view = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for heading in ("trial", metric, *varied, "steps", "seconds"):
-        view.add_column(heading, justify="right", overflow="fold")
-    view.add_column("note", overflow="fold")
+    notes = {record.number: _note(record) for record in records}
+    headings = ["trial", metric, *(name.removesuffix("_fraction") for name in varied), "trained", "shared", "time"]
+    view = Table(
+        title=title,
+        caption=_caption(varied, records),
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+        header_style="bold",
+    )
+    for heading in headings:
+        words = heading.replace("_", " ").replace(".", ". ")  # in words, so that a narrow terminal can break them
+        view.add_column(words, justify="right", min_width=max(map(len, words.split())))
+    if any(notes.values()):
+        view.add_column("note")
     for record in ranked(records, maximize=maximize):
-        view.add_row(
-            str(record.number),
+        cells = [
+            f"{record.number}{'*' if record.reference else ' '}",
             "-" if record.value is None else f"{record.value:.4f}",
             *(_short(record.params.get(name)) for name in varied),
             str(record.steps_executed),
-            f"{record.seconds:.1f}",
-            _note(record),
-        )
+            str(record.steps_shared),
+            f"{record.seconds:.0f} s",
+        ]
+        view.add_row(*cells, *([notes[record.number]] if any(notes.values()) else []))
     return view
+
+
+def _caption(varied: Sequence[str], records: Sequence[TrialRecord]) -> str:
+    parts = ["trained, shared: training steps"]
+    if any(name.endswith("_fraction") for name in varied):
+        parts.append("windows and patience: fractions of the run; threshold: of the first loss over the run")
+    if any(record.reference for record in records):
+        parts.append("* reference setting")
+    return "; ".join(parts)
 
 
 def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
@@ -75,4 +99,4 @@ def _note(record: TrialRecord) -> str:
         return f"failed: {record.reason}"
     if record.duplicate_of is not None:
         return f"same as trial {record.duplicate_of}"
-    return "reference setting" if record.reference else ""
+    return ""

@@ -30,4 +30,4 @@ def compare(
     else:
         source = plan.data or plan.space.workload.data.source
         title = f"{folder.read().name}: {objective.metric} after {plan.steps} steps on {source}"
-        Console().print(table(records, maximize=objective.maximize, metric=objective.metric, title=title))
+        Console(markup=False).print(table(records, maximize=objective.maximize, metric=objective.metric, title=title))

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tuner.cli import compare, replay, scale, spaces, sweep
+from tuner.cli import compare, replay, scale, spaces, stages, sweep
 from tuner.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command()(compare.compare)
 app.command()(spaces.spaces)
 app.command()(replay.replay)
 app.command()(scale.scale)
+app.add_typer(stages.app, name="stages")
 
 
 def main() -> None:

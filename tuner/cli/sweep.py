@@ -24,6 +24,12 @@ def sweep(
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store [default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db].")
     ] = None,
+    share: Annotated[
+        bool, typer.Option(help="Take over the steps that earlier trials in this working folder have trained.")
+    ] = True,
+    checkpoint_budget: Annotated[
+        str, typer.Option(metavar="SIZE", help="Disk that the checkpoints of shared steps may take.")
+    ] = "20GiB",
 ) -> None:
     """Search a scheduler's hyperparameters: one trial after another, each an MLflow run.
 
@@ -42,5 +48,7 @@ def sweep(
         name=name,
         out=out,
         tracking_uri=tracking_uri,
-        console=Console(),
+        share=share,
+        checkpoint_budget=checkpoint_budget,
+        console=Console(markup=False),  # names, paths and reasons may hold brackets
     )

@@ -126,6 +126,11 @@ class RunConfig(Strict):
         """Return the scheduler with its settings resolved for this run's length."""
         return resolve(self.scheduler.name, self.scheduler.settings, total_steps=self.total_steps)
 
+    def evaluation_steps(self) -> list[int]:
+        """Return after how many steps to evaluate: evenly spread, the last at the end of the run."""
+        times = min(self.workload.evaluation.times, self.total_steps)
+        return [round(self.total_steps * (index + 1) / times) for index in range(times)]
+
     @model_validator(mode="after")
     def _scheduler_can_be_resolved(self) -> "RunConfig":
         self.schedule()

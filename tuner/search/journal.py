@@ -70,7 +70,7 @@ def create_journal(path: Path) -> JournalStorage:
         with path.open("xb"):
             pass
     except FileExistsError as error:
-        raise UserError(f"{path}: a sweep exists there; resume it, or choose another name") from error
+        raise UserError(f"{path}: a sweep exists there; choose another name") from error
     except OSError as error:
         raise UserError(f"{path}: the file cannot be created ({error.strerror}); choose another folder") from error
     return _storage(path)

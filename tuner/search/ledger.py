@@ -72,7 +72,7 @@ class Ledger:
             UserError: the file exists, or its folder cannot be written.
         """
         if path.exists():
-            raise UserError(f"{path}: a sweep exists there; resume it, or choose another name")
+            raise UserError(f"{path}: a sweep exists there; choose another name")
         draft = path.with_name(path.name + ".new")
         draft.unlink(missing_ok=True)
         storage = create_journal(draft)
@@ -128,6 +128,7 @@ class Ledger:
         reason: str | None = None,
         metrics: Mapping[str, float] | None = None,
         steps_executed: int = 0,
+        steps_shared: int = 0,
         seconds: float = 0.0,
         duplicate_of: int | None = None,
     ) -> TrialRecord:
@@ -145,6 +146,7 @@ class Ledger:
             "reason": reason,
             "metrics": dict(metrics or {}),
             "steps_executed": steps_executed,
+            "steps_shared": steps_shared,
             "seconds": seconds,
             "duplicate_of": duplicate_of,
         }
@@ -175,11 +177,6 @@ class Ledger:
         """Return the earliest finished trial whose run is the same as trial `number`'s, step for step; None: none."""
         key = self._trial(number).user_attrs[_RUN]["key"]
         return next((trial for trial in self._finished() if trial.key == key and trial.number != number), None)
-
-    def find_duplicate(self, chosen: Assignment) -> TrialRecord | None:
-        """Return the earliest finished trial whose run `chosen` would repeat; None: it would be a new one."""
-        key = run_key(run_config(self.plan, chosen))
-        return next((trial for trial in self._finished() if trial.key == key), None)
 
     @cached_property
     def _suggester(self) -> Suggester:

@@ -7,49 +7,29 @@ Tune executes and remembers nothing that matters: what to run next, and what cam
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-_QUIET = {
+from tuner.sweep.jobs import TrialSource
+
+_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard copies of every result
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the ledger is the record; Tune's snapshots would only cost time
     "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C comes out of `execute` as KeyboardInterrupt
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # a trial is the machine's main job: at Ray's 15 any other process would starve it
+    "GOMP_SPINCOUNT": "1000",  # threads that wait sleep soon, so that a busy machine slows a trial down, not to a halt
 }
 
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """One trial to run: its number in the ledger and the config for the actor."""
-
-    number: int
-    config: Mapping[str, Any]
-
-
-class TrialSource(Protocol):
-    """Decides what runs and hears what came out; called in the driver process, one trial at a time."""
-
-    def next_trial(self) -> Assignment | None:
-        """Return the next trial, or None when the sweep is done."""
-        ...
-
-    def moved(self, number: int, result: Mapping[str, Any]) -> None:
-        """Hear a result of the running trial."""
-        ...
-
-    def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
-        """Hear a trial's last result; None where its process died without one."""
-        ...
 
 
 class _Feed(Searcher):
@@ -103,11 +83,13 @@ def execute(source: TrialSource, trainable: type[tune.Trainable]) -> None:
 
     `trainable` is a class `tune.Trainable` with `reset_config`. Whatever `source` raises comes out here.
     """
-    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    for key, value in _SETTINGS.items():
+        os.environ.setdefault(key, value)
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the same in the actor as here
     for noisy in ("ray", "ray.tune"):  # a trial's failure is told once, by us
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     feed = _Feed(source)
     with tempfile.TemporaryDirectory(prefix="fastface-tuner-", ignore_cleanup_errors=True) as scratch:
         tune.Tuner(

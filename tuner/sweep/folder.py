@@ -1,6 +1,7 @@
 """The folder of one sweep: where its files are, and what `sweep.yaml` says about it beyond the ledger."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,13 @@ class SweepFolder:
 
     def check_free(self, name: str) -> None:
         """Raise UserError unless a new sweep can be made here: nothing there yet, and the place can be written to."""
-        if self.description.exists() or self.journal.exists():
+        try:
+            taken = self.description.exists() or self.journal.exists()
+        except OSError as error:
+            raise UserError(
+                f"a sweep needs a folder, but {self.path} cannot be one: {error.strerror}; use another"
+            ) from None
+        if taken:
             raise UserError(
                 f"a new sweep needs a name of its own, but {name!r} exists in {self.path}; "
                 f"choose another --name, or see what it found: fastface-tuner compare {self.path}"
@@ -53,11 +60,14 @@ class SweepFolder:
             raise UserError(f"a sweep must be able to write its folder, but cannot in {existing}; choose another --out")
 
     def write(self, description: SweepDescription) -> None:
-        """Make the folder and write the description, whole or not at all."""
+        """Make the folder and write the description, whole or not at all; FileExistsError where one is there."""
         self.path.mkdir(parents=True, exist_ok=True)
-        fresh = self.description.with_suffix(".tmp")
+        fresh = self.description.with_suffix(f".{os.getpid()}.tmp")
         fresh.write_text(yaml.safe_dump(description.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
-        fresh.replace(self.description)
+        try:
+            os.link(fresh, self.description)
+        finally:
+            fresh.unlink()
 
     def read(self) -> SweepDescription:
         """Read the description back; UserError names a file that is damaged or of another version."""
@@ -85,8 +95,9 @@ def find_sweep(sweep: str) -> SweepFolder:
     """Return the folder of SWEEP, which is a sweep's folder or the name of one below `sweeps/`."""
     for path in (Path(sweep), Path(SWEEPS_DIR) / sweep):
         folder = SweepFolder(path)
-        if folder.journal.is_file():
-            return folder
+        with suppress(OSError):  # a name too long, a folder that cannot be read: no sweep of ours
+            if folder.journal.is_file():
+                return folder
     known = sorted(journal.parent.name for journal in Path(SWEEPS_DIR).glob(f"*/{JOURNAL_FILE}"))
     hint = f"known here: {', '.join(known)}" if known else "start one with: fastface-tuner sweep"
     raise UserError(f"SWEEP must be a sweep's folder or name, but there is no sweep {sweep!r}; {hint}")

@@ -24,12 +24,16 @@ class ProgressView(Protocol):
         """Hear that trial `number` begins."""
         ...
 
-    def trial_moved(self, *, steps: int, loss: float, lr: float) -> None:
-        """Hear that the running trial has done `steps` steps."""
+    def trial_moved(self, *, steps: int, shared: int, loss: float, lr: float) -> None:
+        """Hear that the running trial is `steps` steps on, `shared` of which others had trained."""
         ...
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Hear that a trial has its value, or failed."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Hear something that a person should know: a damaged file, a full disk, a store that does not answer."""
         ...
 
 
@@ -63,14 +67,17 @@ class ConsoleProgress:
         self._number, self._done = number, 0
         self._last_line = time.monotonic()
         if not self._live:
-            self._console.print(f"trial {len(self._ended) + 1} of {self._trials}: {describe(params)}", highlight=False)
+            self._console.print(
+                f"trial {len(self._ended) + 1} of {self._trials}: {describe(params)}", highlight=False, soft_wrap=True
+            )
 
-    def trial_moved(self, *, steps: int, loss: float, lr: float) -> None:
+    def trial_moved(self, *, steps: int, shared: int, loss: float, lr: float) -> None:
         """Show the newest step."""
         self._clock.ran(steps - self._done)
         self._done = steps
+        taken_over = f" ({shared} shared)" if shared else ""
         line = (
-            f"trial {len(self._ended) + 1} of {self._trials}  step {steps}/{self._steps}  "
+            f"trial {len(self._ended) + 1} of {self._trials}  step {steps}/{self._steps}{taken_over}  "
             f"loss {loss:.3f}  lr {lr:.2g}  best {self._best()}  {self._clock.left()} left"
         )
         if self._live:
@@ -80,7 +87,7 @@ class ConsoleProgress:
             self._live.update(grid)
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
-            self._console.print(f"  {line}", highlight=False)
+            self._console.print(f"  {line}", highlight=False, soft_wrap=True)
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Print one line that stays."""
@@ -89,11 +96,14 @@ class ConsoleProgress:
         count = f"trial {len(self._ended)} of {self._trials}"
         if record.state == "COMPLETE" and record.value is not None:
             twin = "" if record.duplicate_of is None else f"  (same as trial {record.duplicate_of}, not trained again)"
-            text = (
-                f"{count}: {self._metric} {record.value:.4f}  {record.seconds:.0f} s{twin}  {describe(record.params)}"
-            )
+            cost = f"{record.steps_executed} steps trained, {record.steps_shared} shared, {record.seconds:.0f} s"
+            text = f"{count}: {self._metric} {record.value:.4f}  {cost}{twin}  {describe(record.params)}"
         else:
             text = f"{count}: failed: {record.reason}"
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def message(self, text: str) -> None:
+        """Print it as it is."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def _best(self) -> str:
@@ -102,22 +112,25 @@ class ConsoleProgress:
 
 
 class _Clock:
-    """Estimates the time left from the steps that were trained so far."""
+    """Estimates the time left from the steps since the first report: what came before it was start-up."""
 
     def __init__(self, *, total_steps: int) -> None:
         self._left = total_steps
         self._ran = 0
-        self._started = time.monotonic()
+        self._started: float | None = None
 
     def ran(self, steps: int) -> None:
-        self._ran += steps
         self._left -= steps
+        if self._started is None:
+            self._started = time.monotonic()
+        else:
+            self._ran += steps
 
     def skip(self, steps: int) -> None:
         self._left -= steps
 
     def left(self) -> str:
-        if self._ran == 0:
+        if self._ran == 0 or self._started is None:
             return "?"
         seconds = round((time.monotonic() - self._started) / self._ran * self._left)
         minutes, seconds = divmod(max(0, seconds), 60)

@@ -1,8 +1,9 @@
 """Start a sweep: everything that can be wrong is found before anything is made, then the trials run."""
 
 import json
-import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -12,12 +13,15 @@ from rich.console import Console
 
 from tuner.config.space_file import load_space
 from tuner.errors import UserError
-from tuner.names import SWEEPS_DIR, SYNTHETIC
+from tuner.names import STAGES_DIR, SWEEPS_DIR, SYNTHETIC
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
+from tuner.sizes import num_bytes
 from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.progress import ConsoleProgress, describe
-from tuner.tracking.environment import describe_environment
+from tuner.sweep.source import Sharing, SweepSource
+from tuner.tracking.environment import describe_environment, num_cores
+from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.runs import DataDescription, Status, finish, start_sweep
 from tuner.tracking.store import Tracker, connect
 from tuner.tracking.uri import redact, resolve_uri
@@ -35,9 +39,14 @@ def new_sweep(
     name: str | None,
     out: Path | None,
     tracking_uri: str | None,
+    share: bool,
+    checkpoint_budget: str,
     console: Console,
 ) -> SweepFolder:
     """Make and run a sweep; return its folder.
+
+    `share` lets trials take over the steps that earlier trials of the working folder have trained, whose checkpoints
+    may take `checkpoint_budget` ("20GiB") on disk.
 
     Raises:
         UserError: something that was asked for cannot be; nothing was made then.
@@ -47,10 +56,11 @@ def new_sweep(
     name = name or f"{Path(space).stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w][\w.\- ]*", name):
         raise UserError(
-            f"a sweep's name must be letters, digits, '.', '-' and '_', but got {name!r}; use another --name"
+            f"a sweep's name must be letters, digits, spaces, '.', '-' and '_', but got {name!r}; use another --name"
         )
     folder = SweepFolder(out or Path(SWEEPS_DIR) / name)
     folder.check_free(name)
+    sharing = Sharing(Path(STAGES_DIR).absolute() if share else None, num_bytes(checkpoint_budget))
     uri = resolve_uri(tracking_uri)
     faces = _prepare(plan, console)
     tracker = connect(uri)
@@ -70,17 +80,17 @@ def new_sweep(
         tags={"mlflow.note.content": space_file.question, "fastface_tuner.folder": str(folder.path)},
         texts={
             "space.yaml": space_file.text,
-            "environment.json": json.dumps(describe_environment(), indent=2),
+            "environment.json": json.dumps(describe_environment(_accelerators()), indent=2),
         },
         data=faces,
     )
     try:
         folder.write(SweepDescription(name=name, trials=wanted, tracking_uri=redact(uri), parent_run_id=parent_run_id))
         ledger = Ledger.create(folder.journal, plan=plan)
-    except OSError as error:
+    except (OSError, UserError) as error:
         finish(tracker, parent_run_id, "FAILED", tags={"reason": str(error)})
         raise UserError(f"the sweep's folder {folder.path} cannot be written: {error}; choose another --out") from None
-    run_trials(ledger, folder=folder, tracker=tracker, faces=faces, console=console)
+    run_trials(ledger, folder=folder, tracker=tracker, faces=faces, sharing=sharing, console=console)
     for line in summary(ledger, folder):
         console.print(line, highlight=False, soft_wrap=True)
     return folder
@@ -92,6 +102,7 @@ def run_trials(
     folder: SweepFolder,
     tracker: Tracker,
     faces: DataDescription | None,
+    sharing: Sharing,
     console: Console,
     actor: type[Any] | None = None,
 ) -> None:
@@ -99,17 +110,15 @@ def run_trials(
 
     `actor` is the Tune trainable that runs a trial; None takes `tuner.sweep.trainable.TrialActor`.
     """
-    # Ray and torch take seconds to import, which bad input should not have to wait for.
-    from tuner.sweep.executor import execute
-    from tuner.sweep.source import SweepSource
-    from tuner.sweep.trainable import TrialActor
-    from tuner.tracking.mirror import CurveMirror
-
     description = folder.read()
     objective = ledger.plan.space.objective
     mirror = CurveMirror(tracker)
     status: Status = "KILLED"
     try:
+        # Ray and torch take seconds to import, which bad input should not have to wait for.
+        from tuner.sweep.executor import execute
+        from tuner.sweep.trainable import TrialActor
+
         with ConsoleProgress(
             console,
             trials=description.trials,
@@ -126,10 +135,18 @@ def run_trials(
                 mirror=mirror,
                 data=faces,
                 progress=progress,
-                threads=len(os.sched_getaffinity(0)),
+                threads=num_cores(),
+                sharing=sharing,
             )
-            execute(source, actor or TrialActor)
+            try:
+                execute(source, actor or TrialActor)
+            finally:
+                source.abandon()
         status = "FINISHED" if ledger.best() is not None else "FAILED"
+    except KeyboardInterrupt:
+        done = sum(record.state != "RUNNING" for record in ledger.trials())
+        console.print(f"interrupted after {done} of {description.trials} trials; what they found is kept")
+        raise
     finally:
         mirror.finish(description.parent_run_id, status)
         unsent = mirror.close(timeout=MIRROR_TIMEOUT_SECONDS)
@@ -161,8 +178,23 @@ def _prepare(plan: Plan, console: Console) -> DataDescription:
     )
 
 
+def _accelerators() -> list[str]:
+    """Return the names of the GPUs, from the driver's own tool: importing torch here would cost seconds."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, "--query-gpu=name", "--format=csv,noheader"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
+    return [] if listed.returncode else listed.stdout.split("\n")[:-1]
+
+
 def _absolute(data: str | None) -> str | None:
-    return data if data in (None, SYNTHETIC) else str(Path(data).expanduser().absolute())
+    if data in (None, SYNTHETIC):
+        return data
+    try:
+        return str(Path(data).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"--data must be a folder of faces, but got {data!r}: {error}; write the whole path") from None
 
 
 def summary(ledger: Ledger, folder: SweepFolder) -> list[str]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,8 +12,8 @@ import yaml
 from tuner.names import CURVE_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.record import Suggestion
-from tuner.sweep.executor import Assignment
 from tuner.sweep.folder import SweepFolder
+from tuner.sweep.jobs import Job
 from tuner.sweep.progress import ProgressView
 from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.runs import DataDescription, Status, start_trial, trial_name
@@ -22,14 +23,26 @@ from tuner.trials import TrialRecord
 LOST_PROCESS = "the trial's process ended without a result: killed from outside, or out of memory"
 
 
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Whether and where trials share the steps that they have in common: the stage store, None for no sharing.
+
+    `checkpoint_budget` is the most that its checkpoints may take, in bytes.
+    """
+
+    store: Path | None
+    checkpoint_budget: int
+
+
 @dataclass(slots=True)
 class _Running:
     """A trial under way."""
 
-    suggestion: Suggestion
     run_id: str
     started: float = field(default_factory=time.monotonic)
-    steps: int = 0
+    executed: int = 0
+    shared: int = 0
+    shared_with: Mapping[str, int] = field(default_factory=dict)
 
 
 class SweepSource:
@@ -46,6 +59,7 @@ class SweepSource:
         data: what the trials train on, for MLflow's dataset column.
         progress: hears how the sweep goes on.
         threads: CPU threads of a trial.
+        sharing: where trials find steps that others have trained.
     """
 
     def __init__(
@@ -60,6 +74,7 @@ class SweepSource:
         data: DataDescription | None,
         progress: ProgressView,
         threads: int,
+        sharing: Sharing,
     ) -> None:
         self._ledger = ledger
         self._trials = trials
@@ -70,9 +85,11 @@ class SweepSource:
         self._data = data
         self._progress = progress
         self._threads = threads
+        self._sharing = sharing
         self._running: dict[int, _Running] = {}
+        self._problem: str | None = None
 
-    def next_trial(self) -> Assignment | None:
+    def next_trial(self) -> Job | None:
         """Return the next trial that has to be trained, or None when the sweep has all its trials."""
         while sum(record.state != "RUNNING" for record in self._ledger.trials()) < self._trials:
             suggestion = self._ledger.ask()
@@ -81,7 +98,7 @@ class SweepSource:
             self._begin(suggestion)
             twin = self._ledger.twin(suggestion.number)
             if twin is None:
-                return Assignment(suggestion.number, self._config(suggestion))
+                return Job(suggestion.number, self._config(suggestion))
             self._repeat(suggestion.number, twin)
         return None
 
@@ -90,16 +107,28 @@ class SweepSource:
         if "failed" in result:
             return
         running = self._running[number]
-        running.steps = result["steps"]
-        self._progress.trial_moved(steps=running.steps, loss=result["loss"], lr=result["lr"])
+        self._count(running, result)
+        for text in result["messages"]:
+            self._progress.message(text)
+        if self._mirror.problem not in (None, self._problem):
+            self._problem = self._mirror.problem
+            self._progress.message(f"MLflow: {self._problem}")
+        self._progress.trial_moved(steps=result["steps"], shared=running.shared, loss=result["loss"], lr=result["lr"])
         if result["metrics"]:
-            self._mirror.log_metrics(running.run_id, step=running.steps - 1, metrics=dict(result["metrics"]))
+            self._mirror.log_metrics(running.run_id, step=result["steps"] - 1, metrics=dict(result["metrics"]))
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
         """File a trial's outcome; a trial that failed costs the sweep nothing but its own time."""
         running = self._running[number]
-        steps = running.steps if result is None else result.get("steps", running.steps)
-        tell = partial(self._ledger.tell, number, steps_executed=steps, seconds=time.monotonic() - running.started)
+        if result is not None and "failed" not in result:
+            self._count(running, result)
+        tell = partial(
+            self._ledger.tell,
+            number,
+            steps_executed=running.executed,
+            steps_shared=running.shared,
+            seconds=time.monotonic() - running.started,
+        )
         if result is None:
             self._file(tell(reason=LOST_PROCESS))
         elif "failed" in result:
@@ -126,7 +155,7 @@ class SweepSource:
             data=self._data,
         )
         self._ledger.annotate(suggestion.number, run_id=run_id)
-        self._running[suggestion.number] = _Running(suggestion, run_id)
+        self._running[suggestion.number] = _Running(run_id)
 
     def _config(self, suggestion: Suggestion) -> dict[str, Any]:
         folder = self._folder.trial(suggestion.number)
@@ -138,28 +167,62 @@ class SweepSource:
             folder / CURVE_FILE,
             texts={"config.yaml": yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)},
         )
-        return {"run": run, "folder": str(folder), "threads": self._threads}
+        return {
+            "run": run,
+            "folder": str(folder),
+            "threads": self._threads,
+            "label": self._running[suggestion.number].run_id,
+            "store": None if self._sharing.store is None else str(self._sharing.store),
+            "checkpoint_budget": self._sharing.checkpoint_budget,
+        }
 
     def _repeat(self, number: int, twin: TrialRecord) -> None:
         """Give a trial the outcome of the one that it repeats; its MLflow run gets the same curve."""
         self._mirror.follow(self._running[number].run_id, self._folder.trial(twin.number) / CURVE_FILE)
         self._file(
             self._ledger.tell(
-                number, value=twin.value, reason=twin.reason, metrics=twin.metrics, duplicate_of=twin.number
+                number,
+                value=twin.value,
+                reason=twin.reason,
+                metrics=twin.metrics,
+                steps_shared=self._ledger.plan.steps if twin.state == "COMPLETE" else 0,
+                duplicate_of=twin.number,
             )
         )
 
+    def abandon(self) -> None:
+        """End the MLflow runs of trials under way as KILLED; the ledger keeps those trials as running."""
+        for running in self._running.values():
+            self._mirror.finish(running.run_id, "KILLED")
+        self._running.clear()
+
     def _file(self, record: TrialRecord, *, texts: Mapping[str, str] | None = None) -> None:
         """Bring the views in line with the ledger's new record."""
-        run_id = self._running.pop(record.number).run_id
+        running = self._running.pop(record.number)
         tags = {"reason": record.reason} if record.reason else {}
+        if running.shared_with:
+            tags["shared_with"] = ", ".join(f"{run} ({steps} steps)" for run, steps in running.shared_with.items())
         if record.duplicate_of is not None:
             tags["duplicate_of"] = str(record.duplicate_of)
-        metrics = {**record.metrics, "steps_executed": record.steps_executed, "seconds": record.seconds}
+        costs = {"steps_executed": record.steps_executed, "steps_shared": record.steps_shared}
         status: Status = "FINISHED" if record.state == "COMPLETE" else "FAILED"
-        self._mirror.finish(run_id, status, metrics=metrics, tags=tags, texts=texts)
-        best = self._ledger.best()
-        if best is not None and best.value is not None:
-            name = f"best_{self._ledger.plan.space.objective.metric}"
-            self._mirror.log_metrics(self._parent_run_id, step=record.number, metrics={name: best.value})
+        metrics = {**record.metrics, **costs, "seconds": record.seconds}
+        self._mirror.finish(running.run_id, status, metrics=metrics, tags=tags, texts=texts)
+        self._mirror.log_metrics(self._parent_run_id, step=record.number, metrics=self._totals())
         self._progress.trial_ended(record)
+
+    def _totals(self) -> dict[str, float]:
+        """Return the sweep's own metrics: the best so far, and what all trials cost and were spared."""
+        records, best = self._ledger.trials(), self._ledger.best()
+        totals: dict[str, float] = {
+            "steps_executed": sum(record.steps_executed for record in records),
+            "steps_shared": sum(record.steps_shared for record in records),
+        }
+        if best is not None and best.value is not None:
+            totals[f"best_{self._ledger.plan.space.objective.metric}"] = best.value
+        return totals
+
+    @staticmethod
+    def _count(running: _Running, result: Mapping[str, Any]) -> None:
+        running.executed, running.shared = result["steps_executed"], result["steps_shared"]
+        running.shared_with = dict(result["shared_with"])

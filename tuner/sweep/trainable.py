@@ -1,8 +1,9 @@
 """The actor that Ray Tune keeps alive from trial to trial: it turns a trial's generator into Tune results."""
 
+import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from ray import tune
 
 from tuner.config.run import RunConfig
 from tuner.errors import DivergedError, UserError
-from tuner.training.trial import TrialProgress, run_trial
+from tuner.stages.store import StageStore
+from tuner.stages.trial import TrialProgress, run_trial
+from tuner.training.determinism import set_deterministic
 
 REPORT_SECONDS = 0.5
 """How often a trial reports: often enough for a person to watch, too seldom to cost anything."""
@@ -20,22 +23,33 @@ REPORT_SECONDS = 0.5
 class TrialActor(tune.Trainable):
     """Runs one trial after another in one process.
 
-    The config of a trial is `{"run": RunConfig as a dict, "folder": its folder, "threads": CPU threads}`. A trial that
-    fails reports `failed` with the reason as its last result, so that the process and its warm imports live on.
+    The config of a trial is `{"run": RunConfig as a dict, "folder": its folder, "threads": CPU threads, "label": its
+    name in the stage store, "store": the store's folder or None, "checkpoint_budget": bytes}`. A trial that fails
+    reports `failed` with the reason as its last result, so that the process and its warm imports live on.
     """
 
-    _progress: Iterator[TrialProgress] | None = None
+    _progress: Generator[TrialProgress] | None = None
+    _messages: "Messages"
+    _stores: dict[str, StageStore] | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start with the first trial's config."""
+        self._messages = Messages()
+        logging.getLogger("tuner").addHandler(self._messages)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Leave the trial before, release its memory, and make the next one ready."""
         self.cleanup()
         torch.set_num_threads(new_config["threads"])
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        set_deterministic(device)
         self._progress = run_trial(
-            RunConfig.model_validate(new_config["run"]), Path(new_config["folder"]), device=_device()
+            RunConfig.model_validate(new_config["run"]),
+            Path(new_config["folder"]),
+            device=device,
+            store=self._store(new_config),
+            label=new_config["label"],
         )
         return True
 
@@ -56,22 +70,49 @@ class TrialActor(tune.Trainable):
             "loss": progress.loss,
             "lr": progress.lr,
             "metrics": list(progress.metrics.items()),  # pairs, since Tune takes nested dicts apart
-            "seconds": progress.seconds,
+            "steps_executed": progress.counts.executed,
+            "steps_shared": progress.counts.shared,
+            "shared_with": list(progress.shared_with.items()),
+            "messages": self._messages.take(),
             "done": progress.finished,
         }
 
     def cleanup(self) -> None:
         """Close the trial's files and give its memory back."""
         if self._progress is not None:
-            self._progress.close()  # type: ignore[attr-defined]
+            self._progress.close()
             self._progress = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def _store(self, config: dict[str, Any]) -> StageStore | None:
+        """Return the stage store, the same object for all trials of this process: it knows what it has read."""
+        if config["store"] is None:
+            return None
+        self._stores = self._stores or {}
+        if config["store"] not in self._stores:
+            self._stores[config["store"]] = StageStore(
+                Path(config["store"]), checkpoint_budget=config["checkpoint_budget"]
+            )
+        return self._stores[config["store"]]
+
+
+class Messages(logging.Handler):
+    """Keeps what the actor's process has to say until the next result takes it to the person who watches."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self._texts.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        """Return the messages since the last call."""
+        taken, self._texts = self._texts, []
+        return taken
+
 
 def _failure(reason: str, trace: str = "") -> dict[str, Any]:
     return {"failed": reason, "traceback": trace, "done": True}
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

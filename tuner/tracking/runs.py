@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -52,11 +53,16 @@ def start_sweep(
     """
     with tracker.asked_to("record the sweep"):
         run_id = _create(tracker, name=name, params=params, tags={TAG_KIND: "sweep", **(tags or {})})
-        if data is not None:
-            tracker.client.log_inputs(run_id, [_dataset_input(data)])
-    with tracker.asked_to("take the sweep's artifacts"):
-        for file_name, text in (texts or {}).items():
-            tracker.client.log_text(run_id, text, file_name)
+    try:
+        with tracker.asked_to("take the sweep's data and artifacts"):
+            if data is not None:
+                tracker.client.log_inputs(run_id, [_dataset_input(data)])
+            for file_name, text in (texts or {}).items():
+                tracker.client.log_text(run_id, text, file_name)
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to tell
+            tracker.client.set_terminated(run_id, "FAILED")
+        raise
     return run_id
 
 

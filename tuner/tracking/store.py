@@ -51,6 +51,8 @@ class Tracker:
         """Turn a failure of the store inside the block into a UserError of one line that names store and task."""
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:  # noqa: BLE001  artifact stores raise what they like
             raise UserError(f"the tracking store {self.shown} could not {task}: {reason(error)}") from None
 

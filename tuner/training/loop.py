@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tuner.errors import DivergedError, UserError
+from tuner.schedulers.late_loss import LateLoss
 from tuner.schedulers.registry import Schedule
 from tuner.training import delay
 from tuner.training.workload import Workload
@@ -45,7 +45,7 @@ class TrainingRun:
     total_steps: int
     loss_delay: int = 1
     step: int = field(default=0, init=False)
-    _pending: deque["LateLoss"] = field(default_factory=deque, init=False, repr=False)
+    _pending: deque["PendingLoss"] = field(default_factory=deque, init=False, repr=False)
     _outlook: delay.Outlook = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class TrainingRun:
     def launch(self) -> None:
         """Start the next step at its LR, without waiting for its loss."""
         lr = self.base_lr * self._outlook.factors[len(self._pending)]
-        self._pending.append(LateLoss(self.workload.training_step(self.steps_launched, lr)))
+        self._pending.append(PendingLoss(self.workload.training_step(self.steps_launched, lr)))
 
     def report(self) -> StepReport:
         """Read the oldest loss not read yet and let the schedule decide on it."""
@@ -97,7 +97,7 @@ class TrainingRun:
             if loop["settings"].get(name) != ours:
                 raise UserError(f"a saved run must have {name} {ours}, but got {loop['settings'].get(name)}")
         outlook = delay.load(self.schedule, loop, delay=self.loss_delay)
-        pending = deque(LateLoss(loss) for loss in loop["pending"])
+        pending = deque(PendingLoss(loss) for loss in loop["pending"])
         self.workload.load_state_dict(state["workload"])
         self.step, self._outlook, self._pending = loop["step"], outlook, pending
 
@@ -137,26 +137,17 @@ def diverged(step: int, *, loss: float, lr: float) -> DivergedError:
     return DivergedError(f"the loss must stay finite, but is {loss} at step {step}, LR {lr:g}; lower the base LR")
 
 
-class LateLoss:
-    """A loss under way from the device; `read` waits for that step only, not for work queued behind it.
+class PendingLoss:
+    """A loss to be read later: at hand already, or on its way from a CUDA device, which then is not made to wait."""
 
-    A plain `.item()` joins the end of the device's queue and so waits for the next step too. Here the copy is queued
-    right behind its own step, and an event marks when it is done.
-    """
-
-    __slots__ = ("_copied", "_value")
+    __slots__ = ("_loss",)
 
     def __init__(self, loss: Tensor | float) -> None:
-        self._copied: torch.Event | None = None
-        self._value = loss
-        if isinstance(loss, Tensor) and loss.device.type != "cpu":
-            self._value = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
-            self._copied = torch.Event(loss.device)
-            self._copied.record()
+        self._loss: Tensor | float | LateLoss = loss
+        if isinstance(loss, Tensor) and loss.is_cuda:
+            self._loss = LateLoss(loss)
+            self._loss.send(loss)
 
     def read(self) -> float:
         """Return the loss."""
-        if self._copied is not None:
-            self._copied.synchronize()
-            self._copied = None
-        return float(self._value)
+        return self._loss.read() if isinstance(self._loss, LateLoss) else float(self._loss)
