@@ -217,8 +217,9 @@ def test_stages_can_be_listed_and_pruned(
     assert json.loads(command("stages", "list", "--json").out) == {"shelves": []}
 
 
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_sweep_closes_its_runs_as_killed(
-    tmp_path: Path, session_cache: Path, mlflow_store: Callable[[Path], str]
+    ending: signal.Signals, status: int, tmp_path: Path, session_cache: Path, mlflow_store: Callable[[Path], str]
 ) -> None:
     uri = mlflow_store(tmp_path)
     environment = {**os.environ, TRACKING_URI_VARIABLE: uri, CACHE_VARIABLE: str(session_cache)}
@@ -228,9 +229,9 @@ def test_an_interrupted_sweep_closes_its_runs_as_killed(
         deadline = time.monotonic() + 120
         while not curve.exists() and time.monotonic() < deadline:
             time.sleep(0.2)
-        sweep.send_signal(signal.SIGINT)
+        sweep.send_signal(ending)
         out, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 130
+    assert sweep.returncode == status
     assert "interrupted after 0 of 3 trials" in out
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])

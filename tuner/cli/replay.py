@@ -89,7 +89,7 @@ def replay(
         loaded = _load_space(space, scheduler, total_steps)
         entry = next(entry for entry in loaded.schedulers if scheduler in (None, entry.name))
         scheduler, given = entry.name, pin(entry.name, entry.fixed, given)
-        base_lr = base_lr if base_lr is not None or log.lr is not None else _space_base_lr(loaded)
+        base_lr = base_lr if base_lr is not None or log.lr is not None else loaded.reference_base_lr
     scheduler = scheduler or DEFAULT_SCHEDULER
     if fit:
         from tuner.analysis.fit import fit as find
@@ -131,10 +131,6 @@ def _load_space(name: str, scheduler: str | None, total_steps: int) -> "SpaceFil
     if scheduler is not None and scheduler not in names:
         raise UserError(f"{loaded.file}: `{scheduler}` is not a scheduler of this space; it has {', '.join(names)}")
     return loaded
-
-
-def _space_base_lr(space: "SpaceFile") -> float:
-    return float(space.base_lr) if isinstance(space.base_lr, int | float) else space.workload.optimizer.base_lr
 
 
 def _base_lr(log: "LossLog", given: float | None) -> float:

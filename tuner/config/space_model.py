@@ -202,6 +202,11 @@ class SpaceFile(Strict):
     _file: str = PrivateAttr("search space")
 
     @property
+    def reference_base_lr(self) -> float:
+        """The base LR where it is not searched, which is also that of the references."""
+        return float(self.base_lr) if isinstance(self.base_lr, int | float) else self.workload.optimizer.base_lr
+
+    @property
     def text(self) -> str:
         """The source text of the file, comments included; empty where the space was made in Python."""
         return self._text

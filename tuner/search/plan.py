@@ -65,19 +65,14 @@ def assignment(space: SpaceFile, params: Params) -> Assignment:
     name = drawn_scheduler(space, params)
     fixed = next(entry.fixed for entry in space.schedulers if entry.name == name)
     own = {entry.setting: params[entry.name] for entry in parameters(space, name) if entry.setting != BASE_LR}
-    base_lr = float(params[BASE_LR]) if BASE_LR in params else reference_base_lr(space)
+    base_lr = float(params[BASE_LR]) if BASE_LR in params else space.reference_base_lr
     settings = check_settings(name, registry.setting_names(name).values(), {**fixed, **own})
     return Assignment(name, settings, base_lr)
 
 
-def reference_base_lr(space: SpaceFile) -> float:
-    """Return the base LR where it is not searched, which is also that of the references."""
-    return float(space.base_lr) if isinstance(space.base_lr, int | float) else space.workload.optimizer.base_lr
-
-
 def references(plan: Plan) -> tuple[Assignment, ...]:
     """Return what the first trials run: each scheduler's reference setting, whatever is searched or fixed."""
-    base_lr = reference_base_lr(plan.space)
+    base_lr = plan.space.reference_base_lr
     return tuple(Assignment(name, registry.defaults(name), base_lr) for name in schedulers(plan.space))
 
 
@@ -142,7 +137,7 @@ def run_key(config: RunConfig) -> str:
 def _reference_value(plan: Plan, scheduler: str, entry: Parameter) -> Setting | None:
     """Return the reference's value of a searched setting, in steps where those are searched; None: not expressible."""
     if entry.setting == BASE_LR:
-        return reference_base_lr(plan.space)
+        return plan.space.reference_base_lr
     defaults, specs = registry.defaults(scheduler), registry.setting_names(scheduler)
     if entry.setting in defaults:
         return defaults[entry.setting]

@@ -6,8 +6,12 @@ Tune executes and remembers nothing that matters: what to run next, and what cam
 
 import logging
 import os
+import signal
+import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -81,7 +85,8 @@ class _Feed(Searcher):
 def execute(source: TrialSource, trainable: type[tune.Trainable]) -> None:
     """Run the source's trials one after another; all of one GPU is given to each where there is one.
 
-    `trainable` is a class `tune.Trainable` with `reset_config`. Whatever `source` raises comes out here.
+    `trainable` is a class `tune.Trainable` with `reset_config`. Whatever `source` raises comes out here, Ctrl-C as
+    KeyboardInterrupt, SIGTERM as SystemExit with the status 143.
     """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -91,7 +96,10 @@ def execute(source: TrialSource, trainable: type[tune.Trainable]) -> None:
     if not ray.is_initialized():
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     feed = _Feed(source)
-    with tempfile.TemporaryDirectory(prefix="fastface-tuner-", ignore_cleanup_errors=True) as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="fastface-tuner-", ignore_cleanup_errors=True) as scratch,
+        _exiting_on_sigterm(),
+    ):
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": 1 if _gpus() else 0}),
             tune_config=tune.TuneConfig(search_alg=feed, num_samples=-1, max_concurrent_trials=1, reuse_actors=True),
@@ -104,6 +112,22 @@ def execute(source: TrialSource, trainable: type[tune.Trainable]) -> None:
         ).fit()
     if feed.error is not None:
         raise feed.error
+
+
+@contextmanager
+def _exiting_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the program: Ray's own handler, which it installs in `ray.init`, ends in an abort."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    status = 128 + signal.SIGTERM
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
+    try:
+        yield
+    except SystemExit:  # on its way through Ray's compiled code the status becomes 1
+        sys.exit(status)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _gpus() -> float:

@@ -143,7 +143,7 @@ def run_trials(
             finally:
                 source.abandon()
         status = "FINISHED" if ledger.best() is not None else "FAILED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         done = sum(record.state != "RUNNING" for record in ledger.trials())
         console.print(f"interrupted after {done} of {description.trials} trials; what they found is kept")
         raise
