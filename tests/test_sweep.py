@@ -217,6 +217,22 @@ def test_stages_can_be_listed_and_pruned(
     assert json.loads(command("stages", "list", "--json").out) == {"shelves": []}
 
 
+def test_a_sweep_whose_every_trial_failed_says_why_and_exits_with_1(
+    tmp_path: Path, session_cache: Path, mlflow_store: Callable[[Path], str]
+) -> None:
+    uri = mlflow_store(tmp_path)
+    hopeless = {**TROUBLED, "trials": 1, "base_lr": 1e38}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(hopeless))
+    environment = {**os.environ, TRACKING_URI_VARIABLE: uri, CACHE_VARIABLE: str(session_cache)}
+    command = [sys.executable, "-m", "tuner.cli.main", "sweep", "space.yaml", "--name", "lost"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert "no trial finished; the first failed because: the loss must" in done.stdout
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert {run.info.status for run in runs} == {"FAILED"}
+
+
 @pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_sweep_closes_its_runs_as_killed(
     ending: signal.Signals, status: int, tmp_path: Path, session_cache: Path, mlflow_store: Callable[[Path], str]

@@ -33,13 +33,15 @@ def sweep(
 ) -> None:
     """Search a scheduler's hyperparameters: one trial after another, each an MLflow run.
 
+    Exits with 1 where every trial failed.
+
     Example: fastface-tuner sweep fastface --data faces/ --trials 12 --name first
     """
     from rich.console import Console
 
     from tuner.sweep.run import new_sweep
 
-    new_sweep(
+    ledger = new_sweep(
         space,
         data=data,
         trials=trials,
@@ -52,3 +54,5 @@ def sweep(
         checkpoint_budget=checkpoint_budget,
         console=Console(markup=False),  # names, paths and reasons may hold brackets
     )
+    if ledger.best() is None:
+        raise typer.Exit(1)

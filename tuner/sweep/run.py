@@ -42,8 +42,8 @@ def new_sweep(
     share: bool,
     checkpoint_budget: str,
     console: Console,
-) -> SweepFolder:
-    """Make and run a sweep; return its folder.
+) -> Ledger:
+    """Make and run a sweep; return its ledger.
 
     `share` lets trials take over the steps that earlier trials of the working folder have trained, whose checkpoints
     may take `checkpoint_budget` ("20GiB") on disk.
@@ -93,7 +93,7 @@ def new_sweep(
     run_trials(ledger, folder=folder, tracker=tracker, faces=faces, sharing=sharing, console=console)
     for line in summary(ledger, folder):
         console.print(line, highlight=False, soft_wrap=True)
-    return folder
+    return ledger
 
 
 def run_trials(
