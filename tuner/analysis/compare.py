@@ -41,13 +41,21 @@ def as_rows(records: Sequence[TrialRecord], *, maximize: bool) -> list[dict[str,
 
 
 def table(records: Sequence[TrialRecord], *, maximize: bool, metric: str, title: str) -> Table:
-    """Return the ranked trials as a terminal table; parameters that no trial varies are left to `--json`."""
-    varied = [name for name in _parameter_names(records) if len({record.params.get(name) for record in records}) > 1]
+    """Return the ranked trials as a terminal table; parameters that no trial varies are left to `--json`.
+
+    Parameters that belong to one of several schedulers ("cosine.final_factor") share one column.
+    """
+    names = [name for name in _parameter_names(records) if len({record.params.get(name) for record in records}) > 1]
+    varied, own = [name for name in names if "." not in name], [name for name in names if "." in name]
     notes = {record.number: _note(record) for record in records}
-    headings = ["trial", metric, *(name.removesuffix("_fraction") for name in varied), "trained", "shared", "time"]
+    headings = [
+        *("trial", metric, *(name.removesuffix("_fraction") for name in varied)),
+        *(["setting"] if own else []),
+        *("trained", "shared", "time"),
+    ]
     view = Table(
         title=title,
-        caption=_caption(varied, records),
+        caption=_caption(names, records),
         title_justify="left",
         caption_justify="left",
         box=None,
@@ -56,7 +64,7 @@ def table(records: Sequence[TrialRecord], *, maximize: bool, metric: str, title:
         header_style="bold",
     )
     for heading in headings:
-        words = heading.replace("_", " ").replace(".", ". ")  # in words, so that a narrow terminal can break them
+        words = heading.replace("_", " ")  # in words, so that a narrow terminal can break them
         view.add_column(words, justify="right", min_width=max(map(len, words.split())))
     if any(notes.values()):
         view.add_column("note")
@@ -65,12 +73,19 @@ def table(records: Sequence[TrialRecord], *, maximize: bool, metric: str, title:
             f"{record.number}{'*' if record.reference else ' '}",
             "-" if record.value is None else f"{record.value:.4f}",
             *(_short(record.params.get(name)) for name in varied),
+            *([_own(record, own)] if own else []),
             str(record.steps_executed),
             str(record.steps_shared),
             f"{record.seconds:.0f} s",
         ]
         view.add_row(*cells, *([notes[record.number]] if any(notes.values()) else []))
     return view
+
+
+def _own(record: TrialRecord, names: Sequence[str]) -> str:
+    """Return the parameters of the trial's own scheduler, without its name."""
+    mine = {name.partition(".")[2]: record.params[name] for name in names if name in record.params}
+    return ", ".join(f"{name.removesuffix('_fraction').replace('_', ' ')} {_short(mine[name])}" for name in mine)
 
 
 def _caption(varied: Sequence[str], records: Sequence[TrialRecord]) -> str:
