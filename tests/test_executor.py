@@ -1,8 +1,10 @@
 """Ray Tune as executor: order, one process, and what becomes of errors."""
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import ray
 from ray import cloudpickle, tune
 
 from tuner.errors import UserError
-from tuner.sweep.executor import execute
+from tuner.sweep.executor import Ending, execute
 from tuner.sweep.jobs import Job
 
 
@@ -83,3 +85,16 @@ def test_an_error_of_the_source_ends_the_sweep_and_comes_out() -> None:
     with pytest.raises(UserError, match="must be writable"):
         execute(source, Actor)
     assert source.given == 3
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_interruption_that_got_lost_on_its_way_is_raised_again(
+    number: signal.Signals, raised: type[BaseException]
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(raised), Ending() as ending:
+        with suppress(raised):
+            signal.raise_signal(number)
+        with suppress(raised):
+            ending.check()
+    assert signal.getsignal(number) == before

@@ -10,9 +10,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import ray
 from ray import tune
@@ -36,6 +35,39 @@ _SETTINGS = {
 Answer = TypeVar("Answer")
 
 
+class Ending:
+    """Ctrl-C and SIGTERM while the block runs: raised at once as KeyboardInterrupt or SystemExit, and remembered.
+
+    An exception that is raised while Ray's compiled code runs can get lost there, or lose its status; Ray's own handler
+    for SIGTERM, which `ray.init` installs, ends in an abort. So what was received is raised again at every `check`.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {each: signal.signal(each, self._receive) for each in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self.check()
+
+    def check(self) -> None:
+        """Raise what was received, if anything was."""
+        if self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._received is not None:
+            sys.exit(128 + self._received)
+
+    def _receive(self, number: int, _: object) -> None:
+        self._received = number
+        self.check()
+
+
 class _Feed(Searcher):
     """Lets Tune pull trials from a `TrialSource`.
 
@@ -43,13 +75,15 @@ class _Feed(Searcher):
     it is kept, no further trial is given out, and `execute` raises it.
     """
 
-    def __init__(self, source: TrialSource) -> None:
+    def __init__(self, source: TrialSource, ending: Ending) -> None:
         super().__init__()
         self._source = source
+        self._ending = ending
         self._numbers: dict[str, int] = {}
         self.error: BaseException | None = None
 
     def suggest(self, trial_id: str) -> Any:
+        self._ending.check()
         assignment = self._ask(self._source.next_trial)
         if assignment is None:
             return Searcher.FINISHED
@@ -57,6 +91,7 @@ class _Feed(Searcher):
         return dict(assignment.config)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._ending.check()
         self._ask(self._source.moved, self._numbers[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -95,11 +130,11 @@ def execute(source: TrialSource, trainable: type[tune.Trainable]) -> None:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if not ray.is_initialized():
         ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    feed = _Feed(source)
     with (
         tempfile.TemporaryDirectory(prefix="fastface-tuner-", ignore_cleanup_errors=True) as scratch,
-        _exiting_on_sigterm(),
+        Ending() as ending,
     ):
+        feed = _Feed(source, ending)
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": 1 if _gpus() else 0}),
             tune_config=tune.TuneConfig(search_alg=feed, num_samples=-1, max_concurrent_trials=1, reuse_actors=True),
@@ -112,22 +147,6 @@ def execute(source: TrialSource, trainable: type[tune.Trainable]) -> None:
         ).fit()
     if feed.error is not None:
         raise feed.error
-
-
-@contextmanager
-def _exiting_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind the program: Ray's own handler, which it installs in `ray.init`, ends in an abort."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    status = 128 + signal.SIGTERM
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
-    try:
-        yield
-    except SystemExit:  # on its way through Ray's compiled code the status becomes 1
-        sys.exit(status)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _gpus() -> float:

@@ -26,7 +26,10 @@ from tuner.tracking.runs import DataDescription, Status, finish, start_sweep
 from tuner.tracking.store import Tracker, connect
 from tuner.tracking.uri import redact, resolve_uri
 
-MIRROR_TIMEOUT_SECONDS = 60.0
+LAST_SENDING_SECONDS = 60.0
+"""At its end, a sweep waits at most so long for the tracking store to take what is left."""
+INTERRUPTED_SENDING_SECONDS = 5.0
+"""The same where a person waits for the prompt."""
 
 
 def new_sweep(
@@ -114,6 +117,7 @@ def run_trials(
     objective = ledger.plan.space.objective
     mirror = CurveMirror(tracker)
     status: Status = "KILLED"
+    patience = INTERRUPTED_SENDING_SECONDS
     try:
         # Ray and torch take seconds to import, which bad input should not have to wait for.
         from tuner.sweep.executor import execute
@@ -143,13 +147,14 @@ def run_trials(
             finally:
                 source.abandon()
         status = "FINISHED" if ledger.best() is not None else "FAILED"
+        patience = LAST_SENDING_SECONDS
     except (KeyboardInterrupt, SystemExit):
         done = sum(record.state != "RUNNING" for record in ledger.trials())
         console.print(f"interrupted after {done} of {description.trials} trials; what they found is kept")
         raise
     finally:
         mirror.finish(description.parent_run_id, status)
-        unsent = mirror.close(timeout=MIRROR_TIMEOUT_SECONDS)
+        unsent = mirror.close(timeout=patience)
         if unsent:
             console.print(f"{unsent.points} steps of {len(unsent.run_ids)} runs are not in MLflow: {unsent.problem}")
 
