@@ -1,7 +1,6 @@
 """One face trial from its configuration to its metrics, sharing what it can. Knows nothing of who asked."""
 
 import json
-import time
 from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ class TrialProgress:
     loss: float
     lr: float
     metrics: Mapping[str, float]
-    seconds: float
     counts: StepCounts
     shared_with: Mapping[str, int]
     shelf: str | None
@@ -77,7 +75,6 @@ def run_trial(
         DivergedError: the loss became NaN or infinite.
         UserError: the data cannot be used, or a repeated step did not give its recorded loss.
     """
-    started = time.monotonic()
     train, verification = prepare_faces(config.workload.data)
     workload, seed = config.workload, config.seed
     shelf = None
@@ -116,7 +113,6 @@ def run_trial(
                     loss=loss,
                     lr=lr,
                     metrics=metrics,
-                    seconds=time.monotonic() - started,
                     counts=replace(run.counts),
                     shared_with=run.shared_with,
                     shelf=None if shelf is None else shelf.key,

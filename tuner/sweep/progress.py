@@ -20,8 +20,8 @@ PLAIN_SECONDS = 10.0
 class ProgressView(Protocol):
     """Hears how a sweep goes on."""
 
-    def trial_started(self, number: int, params: Mapping[str, Setting]) -> None:
-        """Hear that trial `number` begins."""
+    def trial_started(self, params: Mapping[str, Setting]) -> None:
+        """Hear that a trial with these parameters begins."""
         ...
 
     def trial_moved(self, *, steps: int, shared: int, loss: float, lr: float) -> None:
@@ -47,7 +47,6 @@ class ConsoleProgress:
         self._maximize = maximize
         self._metric = metric
         self._ended: list[TrialRecord] = []
-        self._number = 0
         self._done = 0
         self._last_line = 0.0
         self._clock = _Clock(total_steps=trials * steps)
@@ -62,9 +61,9 @@ class ConsoleProgress:
         if self._live:
             self._live.stop()
 
-    def trial_started(self, number: int, params: Mapping[str, Setting]) -> None:
-        """Hear that trial `number` begins."""
-        self._number, self._done = number, 0
+    def trial_started(self, params: Mapping[str, Setting]) -> None:
+        """Hear that a trial with these parameters begins."""
+        self._done = 0
         self._last_line = time.monotonic()
         if not self._live:
             self._console.print(

@@ -139,7 +139,7 @@ class SweepSource:
             self._file(tell(value=metrics[self._ledger.plan.space.objective.metric], metrics=metrics))
 
     def _begin(self, suggestion: Suggestion) -> None:
-        self._progress.trial_started(suggestion.number, suggestion.params)
+        self._progress.trial_started(suggestion.params)
         run_id = start_trial(
             self._tracker,
             parent=self._parent_run_id,
