@@ -38,6 +38,7 @@ def check_equal(schedule: Schedule, log: LossLog, *, delay: int) -> None:
 detector_settings = st.fixed_dictionaries(
     {
         "patience": st.integers(0, 12),
+        "decision_every": st.integers(1, 9),
         "decay_factor": st.floats(1.01, 10),
         "max_decays": st.integers(0, 9),
         "rebound": st.sampled_from([0.0, 1.5, 4.0]),

@@ -23,6 +23,7 @@ curves = st.lists(st.floats(-5, 50, allow_subnormal=False), min_size=1, max_size
 rules = st.fixed_dictionaries(
     {
         "patience": st.integers(0, 6),
+        "decision_every": st.integers(1, 7),
         "decay_factor": st.sampled_from([1.5, 2, 3.0]),
         "max_decays": st.integers(0, 9),
         "rebound": st.sampled_from([0, 1.5, 4]),
@@ -85,7 +86,7 @@ def haar_responses(losses: Sequence[float], average_window: int, haar_window: in
 
 
 def reference_factors(responses: Sequence[Fraction | float | None], rule: dict[str, float]) -> list[float]:
-    """Apply the rule in words: the LR changes after patience + 1 stationary decision steps in a row."""
+    """Apply the rule in words: the LR changes after patience + 1 stationary decision steps in a row, on the grid."""
     level, row, decays, streak = 1.0, 0, 0, 0
     warmup = rule["warmup"]
     factors = [1 / max(1, warmup)]
@@ -93,7 +94,7 @@ def reference_factors(responses: Sequence[Fraction | float | None], rule: dict[s
         if t >= warmup and response is not None:
             row = row + 1 if response < rule["threshold"] else 0
             streak = streak if row else 0
-            if row > rule["patience"]:
+            if row > rule["patience"] and (t + 1) % rule["decision_every"] == 0:
                 row = 0
                 if decays < rule["max_decays"]:
                     streak += 1

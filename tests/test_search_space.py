@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.config.space_file import SpaceFile, load_space, space_from_text
+from tuner.errors import UserError
 from tuner.names import Setting
 from tuner.schedulers import registry
 from tuner.search.plan import (
@@ -65,7 +66,7 @@ def test_what_is_drawn_lies_in_the_ranges_and_can_run(seed: int) -> None:
     plan = make_plan(space)
     params = draw(space, seed)
     assert all(entry.holds(params[entry.name]) for entry in parameters(space, str(params["scheduler"])))
-    config = run_config(plan, assignment(space, params))
+    config = run_config(plan, assignment(plan, params))
     assert config.scheduler.name == params["scheduler"]
     assert config.workload.optimizer.base_lr == params["base_lr"]
     if config.scheduler.name == "fastface":
@@ -82,7 +83,7 @@ def test_any_draw_of_a_shipped_space_can_run(name: str) -> None:
     space = load_space(name)
     plan = make_plan(space)
     for seed in range(20):
-        run_config(plan, assignment(space, draw(space, seed)))
+        run_config(plan, assignment(plan, draw(space, seed)))
 
 
 def test_a_float_setting_stays_a_float_where_the_file_writes_whole_numbers() -> None:
@@ -104,6 +105,28 @@ def test_the_reference_is_as_published_whatever_is_fixed_or_searched() -> None:
     (first,) = references(plan)
     assert first == Assignment("fastface", registry.defaults("fastface"), 0.3)
     assert not in_space(plan, "fastface")  # it runs with decay_factor 2, which no point of the space does
+
+
+def test_on_a_grid_every_detector_decides_at_its_points_only_the_reference_too() -> None:
+    space = load_space("baselines")
+    plan = make_plan(space, steps=500, decision_grid=20)
+    runs = [run_config(plan, first).schedule() for first in references(plan)]
+    runs += [run_config(plan, assignment(plan, draw(space, seed))).schedule() for seed in range(20)]
+    grids = {schedule.name: getattr(getattr(schedule.params, "rule", None), "grid", None) for schedule in runs}
+    assert grids["fastface"] == 25
+    assert set(grids.values()) == {25, None}  # schedules that do not watch the loss have none
+
+
+def test_the_grid_of_the_space_holds_unless_another_is_asked_for_and_a_schedulers_own_goes_first() -> None:
+    space = one("decay_factor: {choices: [2, 10]}", extra="decision_grid: 10")
+    grid = lambda plan: run_config(plan, assignment(plan, draw(plan.space, 0))).schedule().params.rule.grid  # noqa: E731
+    assert grid(make_plan(space, steps=100)) == 10
+    assert grid(make_plan(space, steps=100, decision_grid=0)) == 1
+    assert grid(make_plan(space, steps=100, decision_grid=25)) == 4
+    own = one("decay_factor: {choices: [2, 10]}", fixed="decision_every: 7", extra="decision_grid: 10")
+    assert grid(make_plan(own, steps=100)) == 7
+    with pytest.raises(UserError, match="decision_grid >= 0"):
+        make_plan(space, decision_grid=-1)
 
 
 def test_references_take_the_workloads_base_lr_where_it_is_searched() -> None:

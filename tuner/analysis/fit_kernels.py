@@ -68,7 +68,7 @@ def _make_scan(digest: int) -> Any:
                     continue
                 before = level
                 stationary = responses[i] < thresholds[k]
-                count, decays, streak, level = decide(rule, stationary, count, decays, streak, level)
+                count, decays, streak, level = decide(rule, i + 1, stationary, count, decays, streak, level)
                 if level != before:
                     places[num] = i + late
                     rises[num] = level > before

@@ -24,6 +24,7 @@ class RuleRecord(NamedTuple):
     """`rule.Rule` as numba takes it."""
 
     patience: int
+    grid: int
     decay_factor: float
     max_decays: int
     rebound: float
@@ -106,7 +107,9 @@ def _make_fastface(digest: int) -> Function:
             previous = response
             response = newest
             if step >= rule.warmup:
-                count, decays, streak, level = decide(rule, response < threshold, count, decays, streak, level)
+                count, decays, streak, level = decide(
+                    rule, step + 1, response < threshold, count, decays, streak, level
+                )
                 factors[step] = level
                 responses[step] = response
             else:
@@ -147,7 +150,9 @@ def _make_haar(digest: int) -> Function:
             if seen > rule.warmup:
                 if seen >= params.average_window + params.haar_window:
                     response = responses[step] = (older - half_sum) * params.weight
-                    count, decays, streak, level = decide(rule, response < threshold, count, decays, streak, level)
+                    count, decays, streak, level = decide(
+                        rule, step + 1, response < threshold, count, decays, streak, level
+                    )
                 factors[step] = level
         return digest
 

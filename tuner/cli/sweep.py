@@ -19,6 +19,12 @@ def sweep(
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials [default: the space's].")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of a trial [default: the space's].")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search and of every trial's training.")] = 0,
+    decision_grid: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="G", help="Decide on the LR every T/G steps only; 0: any step [default: the space's]."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name [default: the space and the time].")] = None,
     out: Annotated[Path | None, typer.Option(help="The sweep's own folder [default: sweeps/NAME].")] = None,
     tracking_uri: Annotated[
@@ -47,6 +53,7 @@ def sweep(
         trials=trials,
         steps=steps,
         seed=seed,
+        decision_grid=decision_grid,
         name=name,
         out=out,
         tracking_uri=tracking_uri,

@@ -5,6 +5,7 @@
     steps: 600
     trials: 12
     sampler: tpe
+    decision_grid: 50
     base_lr: {low: 0.02, high: 0.4, log: true}
     schedulers:
       - name: fastface
@@ -182,7 +183,11 @@ def _not_empty(schedulers: tuple[SchedulerSpace, ...]) -> tuple[SchedulerSpace, 
 
 
 class SpaceFile(Strict):
-    """A search space as it stands in its file; `steps`, `trials` and `sampler` are defaults of the command line.
+    """A search space as it stands in its file.
+
+    `steps`, `trials`, `sampler` and `decision_grid` are defaults of the command line. With a `decision_grid` of G the
+    schedulers that watch the loss change the LR after multiples of T/G steps only, so that schedules which differ
+    little are the same run; 0 is no grid.
 
     `workload` overrides settings of the training run; `base_lr`, common to all schedulers, is fixed to a number or
     searched, in which case the references run at `workload.optimizer.base_lr`.
@@ -194,6 +199,7 @@ class SpaceFile(Strict):
     steps: PositiveInt = 600
     trials: PositiveInt = 12
     sampler: SamplerName = "tpe"
+    decision_grid: Annotated[int, Field(ge=0)] = 0
     workload: FaceConfig = FaceConfig()
     base_lr: BaseLR | None = None
     schedulers: Annotated[tuple[SchedulerSpace, ...], AfterValidator(_not_empty)]

@@ -152,7 +152,7 @@ def advance(params: FastFaceParams, state: FastFaceState, loss: float) -> tuple[
     if step < 2 or step < params.rule.warmup:
         return _advance_early(params, state, loss)
     newest = recurrence(params, response, previous, change)
-    count, decays, streak, level = decide(params.rule, newest < threshold, count, decays, streak, level)
+    count, decays, streak, level = decide(params.rule, step + 1, newest < threshold, count, decays, streak, level)
     return (step + 1, loss, newest, response, threshold, count, decays, streak, level), level
 
 
@@ -170,7 +170,7 @@ def _advance_early(params: FastFaceParams, state: FastFaceState, loss: float) ->
         newest = recurrence(params, response, previous, last - loss)
     if step < rule.warmup:
         return (step + 1, loss, newest, response, threshold, 0, 0, 0, 1.0), factor
-    count, decays, streak, level = decide(rule, newest < threshold, 0, 0, 0, 1.0)
+    count, decays, streak, level = decide(rule, step + 1, newest < threshold, 0, 0, 0, 1.0)
     return (step + 1, loss, newest, response, threshold, count, decays, streak, level), level
 
 

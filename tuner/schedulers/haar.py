@@ -196,7 +196,7 @@ def advance(params: HaarParams, state: HaarState, loss: float) -> tuple[HaarStat
     history.append((loss, average, half_sum))
     step += 1
     if step >= params.first_decision:
-        count, decays, streak, level = decide(params.rule, response < threshold, count, decays, streak, level)
+        count, decays, streak, level = decide(params.rule, step, response < threshold, count, decays, streak, level)
     factor = level if step > params.rule.warmup else ramp(step, params.rule.warmup)
     return (
         step, history, end + 1, loss_sum, loss_fresh, half_sum, half_fresh,

@@ -2,11 +2,13 @@
 
 After each decision step of a detector, with `count`, `decays`, `streak` and `level` (the LR factor) from 0, 0, 0, 1:
 
-    not stationary:              count = 0, streak = 0
-    stationary, count < patience: count += 1
-    stationary otherwise:        count = 0, and the LR changes
+    not stationary:                                  count = 0, streak = 0
+    stationary, count < patience or off the grid:    count += 1
+    stationary otherwise:                            count = 0, and the LR changes
 
 So an LR change needs `patience + 1` stationary steps in a row, and with patience 0 each stationary step is one. The
+grid is every `decision_every`-th loss; with 1, as published, every step lies on it. On a coarser one schedules that
+would change the LR a few steps apart change it at the same step, and so are the same run for longer. The
 change is a decay, `level /= decay_factor`, at most `max_decays` times and never below `floor`. The published runs also
 have a rebound: `streak` counts LR changes with no non-stationary step between them, and the `rebound_after`-th of a
 streak is not a decay but `level *= rebound`, never above 1; the streak then starts anew, so that after four more
@@ -26,9 +28,10 @@ NO_LIMIT = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The rule's parameters: `patience` and `warmup` in steps, `rebound` 0 for none, factors without unit."""
+    """The rule's parameters: `patience`, `grid` and `warmup` in steps, `rebound` 0 for none, factors without unit."""
 
     patience: int
+    grid: int
     decay_factor: float
     max_decays: int
     rebound: float
@@ -38,16 +41,16 @@ class Rule:
 
 
 def decide(
-    rule: Rule, stationary: bool, count: int, decays: int, streak: int, level: float
+    rule: Rule, seen: int, stationary: bool, count: int, decays: int, streak: int, level: float
 ) -> tuple[int, int, int, float]:
-    """Return (count, decays, streak, level) after one decision step.
+    """Return (count, decays, streak, level) after one decision step, when `seen` losses have been seen.
 
     Scalars in, scalars out, and no globals: a compiler for such functions can take it as it is, with any record that
     has the rule's fields.
     """
     if not stationary:
         return 0, decays, 0, level
-    if count < rule.patience:
+    if count < rule.patience or seen % rule.grid != 0:
         return count + 1, decays, streak, level
     if decays >= rule.max_decays:
         return 0, decays, streak, level
@@ -64,6 +67,11 @@ def rule_specs(*, patience_fraction: float, max_decays: int | None, rebound: flo
             "patience",
             "stationary steps in a row that pass before the LR changes at the next one",
             fraction=patience_fraction,
+        ),
+        *steps_and_fraction(
+            "decision_every",
+            "grid of decisions: the LR changes only after each so many losses; after any where it is not set",
+            low=1,
         ),
         SettingSpec(
             name="decay_factor",
@@ -115,6 +123,7 @@ def resolve_rule(values: Mapping[str, Setting], total_steps: int) -> Rule:
     """Return the rule of checked settings for a run of `total_steps`."""
     return Rule(
         patience=resolve_steps(values, "patience", total_steps),
+        grid=resolve_steps(values, "decision_every", total_steps, at_least=1),
         decay_factor=float(values["decay_factor"]),
         max_decays=int(values.get("max_decays", NO_LIMIT)),
         rebound=float(values.get("rebound", 0.0)),

@@ -8,7 +8,7 @@ One trial runs at a time. The journal is an ordinary Optuna study named "sweep",
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,11 @@ from optuna.storages import JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tuner.config.run import RunConfig
 from tuner.config.space_file import space_from_record, space_record
 from tuner.errors import UserError
 from tuner.names import FORMAT_VERSION, Setting
+from tuner.search.cost_aware import Prospect
 from tuner.search.journal import create_journal, cut_unfinished_line, open_journal
 from tuner.search.plan import (
     Assignment,
@@ -36,6 +38,7 @@ from tuner.search.plan import (
 from tuner.search.quiet import quiet
 from tuner.search.record import Suggestion
 from tuner.search.samplers import Past, Suggester
+from tuner.search.space import Params
 from tuner.trials import RecordState, TrialRecord
 
 STUDY_NAME: Final = "sweep"
@@ -63,6 +66,7 @@ class Ledger:
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(STUDY_NAME)
         self._read_only = read_only
+        self._prospects: dict[int, Prospect] = {}
 
     @classmethod
     def create(cls, path: Path, *, plan: Plan) -> Self:
@@ -99,10 +103,11 @@ class Ledger:
             ledger.mended = (*lines, *ledger._close_told_trials())
         return ledger
 
-    def ask(self) -> Suggestion | None:
+    def ask(self, *, forecast: Callable[[RunConfig], Prospect] | None = None, spent: float = 0.0) -> Suggestion | None:
         """Return the trial to run next: a running one again until it is told, then a new one.
 
-        None where a finite space has no untried point left.
+        With a `forecast` of what runs cost and do, the search is cost-aware; `spent` is the share of the sweep's budget
+        that is spent. None where a finite space has no untried point left.
         """
         self._check_writable()
         trials = self._trials()
@@ -114,10 +119,15 @@ class Ledger:
             chosen = firsts[number]
             params = reference_params(self.plan, chosen.scheduler)
         else:
-            drawn = self._suggester.draw(number, [self._past(trial) for trial in trials])
+            drawn = self._suggester.draw(
+                number,
+                [self._past(trial, forecast) for trial in trials],
+                forecast=None if forecast is None else lambda params: forecast(self._run_of(params)),
+                spent=spent,
+            )
             if drawn is None:
                 return None
-            params, chosen = drawn, assignment(self.plan.space, drawn)
+            params, chosen = drawn, assignment(self.plan, drawn)
         return self._suggestion(self._begin(params, chosen, reference=number < len(firsts)), resumed=False)
 
     def tell(
@@ -177,6 +187,9 @@ class Ledger:
         """Return the earliest finished trial whose run is the same as trial `number`'s, step for step; None: none."""
         key = self._trial(number).user_attrs[_RUN]["key"]
         return next((trial for trial in self._finished() if trial.key == key and trial.number != number), None)
+
+    def _run_of(self, params: Params) -> RunConfig:
+        return run_config(self.plan, assignment(self.plan, params))
 
     @cached_property
     def _suggester(self) -> Suggester:
@@ -239,14 +252,22 @@ class Ledger:
             self._close(trial)
         return [f"trial {trial.number}: its result was written but not its end; closed it" for trial in told]
 
-    def _past(self, trial: FrozenTrial) -> Past:
+    def _past(self, trial: FrozenTrial, forecast: Callable[[RunConfig], Prospect] | None) -> Past:
         run = trial.user_attrs[_RUN]
         reachable = not run["reference"] or self._learnable[run["scheduler"]]
-        return Past(trial.number, trial.params if reachable else None, trial.value, drawn=not run["reference"])
+        if forecast is not None and trial.value is not None and trial.number not in self._prospects:
+            self._prospects[trial.number] = forecast(run_config(self.plan, _assigned(trial)))
+        return Past(
+            trial.number,
+            trial.params if reachable else None,
+            trial.value,
+            drawn=not run["reference"],
+            prospect=self._prospects.get(trial.number),
+        )
 
     def _suggestion(self, trial: FrozenTrial, *, resumed: bool) -> Suggestion:
         run = trial.user_attrs[_RUN]
-        chosen = Assignment(run["scheduler"], run["settings"], run["base_lr"])
+        chosen = _assigned(trial)
         return Suggestion(
             number=trial.number,
             params=dict(trial.params),
@@ -275,6 +296,11 @@ class Ledger:
         )
 
 
+def _assigned(trial: FrozenTrial) -> Assignment:
+    run = trial.user_attrs[_RUN]
+    return Assignment(run["scheduler"], run["settings"], run["base_lr"])
+
+
 def _plan_record(plan: Plan) -> dict[str, Any]:
     return {
         "format": FORMAT_VERSION,
@@ -282,6 +308,7 @@ def _plan_record(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "sampler": plan.sampler,
         "data": plan.data,
+        "decision_grid": plan.decision_grid,
         **space_record(plan.space),
     }
 
@@ -303,6 +330,7 @@ def _read_plan(path: Path, storage: JournalStorage) -> Plan:
             seed=record["seed"],
             sampler=record["sampler"],
             data=record["data"],
+            decision_grid=record["decision_grid"],
         )
     except KeyError as error:
         raise UserError(f"{path}: the sweep's plan lacks {error}; restore the file from a copy") from error

@@ -21,13 +21,17 @@ from tuner.search.space import BASE_LR, SCHEDULER, Parameter, Params, drawn_sche
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a sweep searches and how, enough to make any of its runs again; `data` None is the workload's own source."""
+    """What a sweep searches and how, enough to make any of its runs again.
+
+    `data` None is the workload's own source. Detectors decide on each `steps / decision_grid`-th step, 0: on any.
+    """
 
     space: SpaceFile
     steps: int
     seed: int
     sampler: SamplerName
     data: str | None = None
+    decision_grid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ def make_plan(
     seed: int = 0,
     sampler: SamplerName | None = None,
     data: str | None = None,
+    decision_grid: int | None = None,
 ) -> Plan:
     """Return the plan of a space with the command line's overrides.
 
@@ -53,27 +58,36 @@ def make_plan(
         UserError: the space cannot be searched at this length or by this sampler.
     """
     steps = space.steps if steps is None else steps
-    for name, value, least in (("steps", steps, 1), ("seed", seed, 0)):
+    decision_grid = space.decision_grid if decision_grid is None else decision_grid
+    for name, value, least in (("steps", steps, 1), ("seed", seed, 0), ("decision_grid", decision_grid, 0)):
         if value < least:
             raise UserError(f"`{name} >= {least}` must hold, but got {value}; give another number")
     check_space(space, steps=steps, sampler=sampler)
-    return Plan(space=space, steps=steps, seed=seed, sampler=sampler or space.sampler, data=data)
+    return Plan(
+        space=space,
+        steps=steps,
+        seed=seed,
+        sampler=sampler or space.sampler,
+        data=data,
+        decision_grid=decision_grid,
+    )
 
 
-def assignment(space: SpaceFile, params: Params) -> Assignment:
+def assignment(plan: Plan, params: Params) -> Assignment:
     """Return what a drawn point means: its own settings over the file's `fixed` ones over the scheduler's defaults."""
+    space = plan.space
     name = drawn_scheduler(space, params)
     fixed = next(entry.fixed for entry in space.schedulers if entry.name == name)
     own = {entry.setting: params[entry.name] for entry in parameters(space, name) if entry.setting != BASE_LR}
     base_lr = float(params[BASE_LR]) if BASE_LR in params else space.reference_base_lr
-    settings = check_settings(name, registry.setting_names(name).values(), {**fixed, **own})
+    settings = check_settings(name, registry.setting_names(name).values(), {**_grid(plan, name), **fixed, **own})
     return Assignment(name, settings, base_lr)
 
 
 def references(plan: Plan) -> tuple[Assignment, ...]:
     """Return what the first trials run: each scheduler's reference setting, whatever is searched or fixed."""
     base_lr = plan.space.reference_base_lr
-    return tuple(Assignment(name, registry.defaults(name), base_lr) for name in schedulers(plan.space))
+    return tuple(Assignment(name, _reference_settings(plan, name), base_lr) for name in schedulers(plan.space))
 
 
 def reference_params(plan: Plan, scheduler: str) -> dict[str, Setting]:
@@ -91,9 +105,9 @@ def in_space(plan: Plan, scheduler: str) -> bool:
     params = reference_params(plan, scheduler)
     if not all(entry.name in params and entry.holds(params[entry.name]) for entry in parameters(plan.space, scheduler)):
         return False
-    settings = assignment(plan.space, params).settings
+    settings = assignment(plan, params).settings
     reached = registry.resolve(scheduler, settings, total_steps=plan.steps)
-    reference = registry.resolve(scheduler, registry.defaults(scheduler), total_steps=plan.steps)
+    reference = registry.resolve(scheduler, _reference_settings(plan, scheduler), total_steps=plan.steps)
     return _alike(reached.params, reference.params)
 
 
@@ -132,6 +146,19 @@ def run_key(config: RunConfig) -> str:
     rest = config.model_dump(mode="json", exclude={"scheduler"})
     text = json.dumps([rest, schedule.name, repr(schedule.params)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _grid(plan: Plan, scheduler: str) -> dict[str, Setting]:
+    """Return the setting that puts a detector's decisions on the plan's grid; none where the space sets its own."""
+    entry = next(entry for entry in plan.space.schedulers if entry.name == scheduler)
+    own = {"decision_every", "decision_every_fraction"} & {*entry.fixed, *entry.parameters}
+    if plan.decision_grid == 0 or own or "decision_every_fraction" not in registry.setting_names(scheduler):
+        return {}
+    return {"decision_every_fraction": 1.0 / plan.decision_grid}
+
+
+def _reference_settings(plan: Plan, scheduler: str) -> dict[str, Setting]:
+    return {**_grid(plan, scheduler), **registry.defaults(scheduler)}
 
 
 def _reference_value(plan: Plan, scheduler: str, entry: Parameter) -> Setting | None:

@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from tuner.config.space_check import MAX_GRID_POINTS
 from tuner.config.space_model import SamplerName, SpaceFile
 from tuner.names import Setting
+from tuner.search.cost_aware import CANDIDATES, Forecast, Prospect, choose
 from tuner.search.quiet import quiet
 from tuner.search.space import Params, points, suggest
 
@@ -35,13 +36,15 @@ class Past:
     """A finished trial as a sampler sees it.
 
     `params` is None where it lies outside the space (a reference whose setting the space cannot reach); `value` is None
-    where it failed. `drawn`: its parameters came from the sampler, not from the list of references.
+    where it failed. `drawn`: its parameters came from the sampler, not from the list of references. `prospect`, for the
+    cost-aware search, is what the run has turned out to be.
     """
 
     number: int
     params: Params | None
     value: float | None
     drawn: bool
+    prospect: Prospect | None = None
 
 
 class Suggester:
@@ -59,8 +62,14 @@ class Suggester:
         self._seen = 0
         self._open: tuple[Trial, dict[str, Setting]] | None = None
 
-    def draw(self, number: int, history: Sequence[Past]) -> dict[str, Setting] | None:
+    def draw(
+        self, number: int, history: Sequence[Past], *, forecast: Forecast | None = None, spent: float = 0.0
+    ) -> dict[str, Setting] | None:
         """Return the parameters of trial `number`, after the finished trials 0 .. number - 1.
+
+        With a `forecast` the sampler's own suggestion is one of several candidates, among which those win that promise
+        much for the steps that they still cost, see `tuner.search.cost_aware`; `spent` is the share of the sweep's
+        budget that is spent.
 
         None where the space is finite and each of its points has been tried: the search is over. Asked again with
         the same number, the answer is the same.
@@ -74,9 +83,34 @@ class Suggester:
             for past in history[self._seen :]:
                 self._observe(past)
             if self._open is None:
-                trial = self._begin(_fresh(self._sampler, seed=trial_seed(self._seed, number), space=self._space))
+                sampler = _fresh(self._sampler, seed=trial_seed(self._seed, number), space=self._space)
+                if forecast is not None:
+                    self._study.enqueue_trial(self._thrifty(sampler, history, forecast=forecast, spent=spent))
+                trial = self._begin(sampler)
                 self._open = trial, suggest(self._space, trial)
         return self._open[1]
+
+    def _thrifty(
+        self, sampler: BaseSampler, history: Sequence[Past], *, forecast: Forecast, spent: float
+    ) -> dict[str, Setting]:
+        """Return the best of the candidates that the sampler draws; half of them are drawn at random.
+
+        A sampler that has learnt proposes much the same again and again, and the model of `choose` knows more than it.
+        """
+        candidates = []
+        for index in range(CANDIDATES):
+            if index == CANDIDATES // 2:
+                sampler = RandomSampler(seed=trial_seed(self._seed, len(history)))
+            trial = self._begin(sampler)
+            candidates.append(suggest(self._space, trial))
+            self._study.tell(trial, state=TrialState.FAIL)  # no sampler that is allowed here learns from failures
+        sign = 1.0 if self._space.objective.maximize else -1.0
+        known = [
+            (past.prospect, sign * past.value)
+            for past in history
+            if past.value is not None and past.prospect is not None
+        ]
+        return candidates[choose([forecast(params) for params in candidates], known, spent=spent)]
 
     def _untried(self, history: Sequence[Past]) -> list[dict[str, Setting]] | None:
         """Return the points not tried yet in an order that the seed decides; None where there is no end of them."""

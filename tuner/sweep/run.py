@@ -39,6 +39,7 @@ def new_sweep(
     trials: int | None,
     steps: int | None,
     seed: int,
+    decision_grid: int | None,
     name: str | None,
     out: Path | None,
     tracking_uri: str | None,
@@ -55,7 +56,7 @@ def new_sweep(
         UserError: something that was asked for cannot be; nothing was made then.
     """
     space_file = load_space(space)
-    plan = make_plan(space_file, steps=steps, seed=seed, data=_absolute(data))
+    plan = make_plan(space_file, steps=steps, seed=seed, data=_absolute(data), decision_grid=decision_grid)
     name = name or f"{Path(space).stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     if not re.fullmatch(r"[\w][\w.\- ]*", name):
         raise UserError(
@@ -78,6 +79,7 @@ def new_sweep(
             "total_steps": plan.steps,
             "seed": plan.seed,
             "sampler": plan.sampler,
+            "decision_grid": plan.decision_grid,
             "objective": space_file.objective.metric,
         },
         tags={"mlflow.note.content": space_file.question, "fastface_tuner.folder": str(folder.path)},
