@@ -1,0 +1,218 @@
+"""What the stage tree saves, and what a search gains that knows what is free: the default space on rendered faces.
+
+For each seed of the search:
+
+    plain       the space's own sampler, 100 trials that share their steps; unshared they cost 100 runs
+    cost-aware  candidates by expected improvement per step that is left to train, for a fifth of those 100 runs' steps
+
+(a) steps that the plain trials ask for / steps that they execute;
+(b) steps that the cost-aware search executes until it has the plain search's best value / steps of 100 runs.
+
+Seeds differ in the search only: training is seeded with 0 throughout, so every distinct run is trained once, on one
+store, while the steps of each search are counted by the very runner on a store of its own (see `laboratory.py`). Ten
+trials, drawn at random, are trained once more without sharing and compared bit for bit.
+
+    python benchmarks/stage_tree.py --seeds 5 --out /tmp/lab       # an hour and more; goes on where it was
+    python benchmarks/stage_tree.py --space smoke --trials 12 --seeds 2 --checked 2      # a minute
+"""
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+from laboratory import CPU, Account, Laboratory
+from machine import banner
+
+from tuner.config.run import RunConfig
+from tuner.config.space_file import load_space
+from tuner.names import CURVE_FILE
+from tuner.search.cost_aware import Prospect, lr_profile
+from tuner.search.ledger import Ledger
+from tuner.search.plan import Plan, make_plan
+from tuner.stages.forecast import forecast
+from tuner.stages.trial import plan_of, run_trial
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: after each trial, its value (more is better), the steps executed and asked for until then."""
+
+    values: list[float]
+    executed: list[int]
+    asked: list[int]
+    searching_seconds: float
+
+    def best(self) -> list[float]:
+        """Return the best value so far."""
+        return [max(self.values[: index + 1]) for index in range(len(self.values))]
+
+    def steps_until(self, value: float) -> int | None:
+        """Return the steps executed until a value was reached; None: it never was."""
+        return next((steps for steps, mine in zip(self.executed, self.values, strict=True) if mine >= value), None)
+
+
+def main() -> None:
+    """Run all searches, print the figures, draw the curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="fastface", help="search space")
+    parser.add_argument("--steps", type=int, help="steps of a run [default: the space's]")
+    parser.add_argument("--trials", type=int, default=100, help="trials of the plain search")
+    parser.add_argument("--seeds", type=int, default=5, help="number of search seeds")
+    parser.add_argument("--checked", type=int, default=10, help="trials to train again without sharing")
+    parser.add_argument("--part", choices=["all", "plain", "cost-aware"], default="all", help="which searches")
+    parser.add_argument("--out", type=Path, help="where runs are kept, to go on later, and the picture goes")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(banner("torch", "optuna", "scikit-learn", "fastface-tuner"))
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(options, Path(scratch))
+
+
+def measure(options: argparse.Namespace, scratch: Path) -> None:
+    """Run the searches of all seeds."""
+    out = options.out or scratch / "out"
+    laboratory = Laboratory(out)
+    space = load_space(options.space)
+    plan = make_plan(space, steps=options.steps)
+    whole = options.trials * plan.steps
+    print(f"space {options.space}, decision grid {plan.decision_grid}, {options.trials} trials of {plan.steps} steps")
+    plain: dict[int, Search] = {}
+    thrifty: dict[int, Search] = {}
+    for seed in range(options.seeds):
+        seeded = replace(plan, seed=seed)
+        if options.part != "cost-aware":
+            plain[seed] = search(seeded, laboratory, scratch / f"plain{seed}", trials=options.trials)
+            report(f"seed {seed} plain     ", plain[seed])
+        if options.part != "plain":
+            thrifty[seed] = search(seeded, laboratory, scratch / f"thrifty{seed}", budget=whole // 5)
+            report(f"seed {seed} cost-aware", thrifty[seed])
+    if not (plain and thrifty):
+        return
+    ratios = [each.asked[-1] / each.executed[-1] for each in plain.values()]
+    print(f"(a) asked / executed of {options.trials} plain trials: {short(ratios)}")
+    never = float("inf")
+    shares = [(thrifty[seed].steps_until(max(plain[seed].values)) or never) / whole for seed in plain]
+    print(f"(b) cost-aware to the plain best, share of the unshared steps: {short(shares)}")
+    sharing = [(plain[seed].steps_until(max(plain[seed].values)) or never) / whole for seed in plain]
+    print(f"    the plain search itself, with sharing: {short(sharing)}")
+    check(laboratory, out, number=options.checked)
+    draw(plain, thrifty, whole=whole, path=out / "stage_tree.png")
+    (out / "stage_tree.json").write_text(json.dumps({"plain": rows(plain), "cost_aware": rows(thrifty)}))
+
+
+def search(
+    plan: Plan, laboratory: Laboratory, folder: Path, *, trials: int | None = None, budget: int | None = None
+) -> Search:
+    """Search for `trials` trials, or, cost-aware, for `budget` executed steps."""
+    folder.mkdir()
+    ledger, account = Ledger.create(folder / "study.journal", plan=plan), Account(folder / "stages")
+    sign = 1.0 if plan.space.objective.maximize else -1.0
+    found = Search([], [], [], 0.0)
+    executed, asking, number = 0, 0.0, 0
+    while number < trials if trials is not None else executed < (budget or 0) and number < 10 * plan.space.trials + 500:
+        tree = account.tree
+
+        def prospect(config: RunConfig, tree=tree) -> Prospect:  # type: ignore[no-untyped-def]
+            known = forecast(tree, plan_of(config))
+            base_lr = config.workload.optimizer.base_lr
+            profile = lr_profile([base_lr * each for each in known.factors], reference=plan.space.reference_base_lr)
+            return Prospect(1.0 - known.known / config.total_steps, profile)
+
+        started = time.perf_counter()
+        suggestion = ledger.ask(forecast=None if budget is None else prospect, spent=executed / (budget or 1))
+        asking += time.perf_counter() - started
+        if suggestion is None:
+            break
+        config = trained_alike(suggestion.config)
+        run = laboratory.run(config)
+        executed += account.book(config, run, label=str(number)).executed
+        value = run.metrics[plan.space.objective.metric]
+        ledger.tell(number, value=value)
+        number += 1
+        found.values.append(sign * value)
+        found.executed.append(executed)
+        found.asked.append(number * plan.steps)
+    return replace(found, searching_seconds=asking)
+
+
+def trained_alike(config: RunConfig) -> RunConfig:
+    """Return the run with the training seed of all searches, and one evaluation, at its end: all that a value needs."""
+    evaluation = config.workload.evaluation.model_copy(update={"times": 1})
+    return config.model_copy(
+        update={"seed": 0, "workload": config.workload.model_copy(update={"evaluation": evaluation})}
+    )
+
+
+def check(laboratory: Laboratory, out: Path, *, number: int) -> None:
+    """Train some of the runs again without sharing, and compare curves and metrics bit for bit."""
+    chosen = random.Random(0).sample(laboratory.configs, min(number, len(laboratory.configs)))  # noqa: S311
+    equal, seconds = 0, 0.0
+    for index, config in enumerate(chosen):
+        folder = out / "unshared" / str(index)
+        started = time.perf_counter()
+        *_, last = run_trial(config, folder, device=CPU, store=None)
+        seconds += time.perf_counter() - started
+        run = laboratory.run(config)
+        curves: Mapping[bool, bytes] = {
+            shared: (place / CURVE_FILE).read_bytes() for shared, place in ((True, run.folder), (False, folder))
+        }
+        equal += curves[True] == curves[False] and dict(last.metrics) == dict(run.metrics)
+    print(
+        f"trained again without sharing: {equal} of {len(chosen)} equal bit for bit, {seconds / len(chosen):.1f} s each"
+    )
+
+
+def report(name: str, found: Search) -> None:
+    """Print one search."""
+    print(
+        f"{name}: {len(found.values)} trials, {found.asked[-1]} steps asked, {found.executed[-1]} executed "
+        f"(ratio {found.asked[-1] / found.executed[-1]:.2f}), best {max(found.values):.4f} after "
+        f"{found.steps_until(max(found.values))} steps; asking took {found.searching_seconds:.1f} s",
+        flush=True,
+    )
+
+
+def rows(searches: Mapping[int, Search]) -> dict[int, dict[str, list[float]]]:
+    """Return the searches as JSON-like data."""
+    return {seed: {"values": each.values, "executed": [*each.executed]} for seed, each in searches.items()}
+
+
+def draw(plain: Mapping[int, Search], thrifty: Mapping[int, Search], *, whole: int, path: Path) -> None:
+    """Draw steps saved against trials, and the best value against steps."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for seed, each in plain.items():
+        number = range(1, len(each.values) + 1)
+        left.plot(number, [a / e for a, e in zip(each.asked, each.executed, strict=True)], color="C0", lw=1)
+        right.step(each.asked, each.best(), where="post", color="0.6", lw=1, label="not shared" if seed == 0 else None)
+        right.step(each.executed, each.best(), where="post", color="C0", lw=1, label="shared" if seed == 0 else None)
+    for seed, each in thrifty.items():
+        label = "shared, cost-aware" if seed == 0 else None
+        right.step(each.executed, each.best(), where="post", color="C1", lw=1.5, label=label)
+    left.set(xlabel="trials", ylabel="steps asked for / steps executed", title="plain sampler", ylim=(1, None))
+    right.set(xlabel="training steps executed", ylabel="best value", title="a line for each search seed")
+    right.axvline(whole / 5, color="0.8", ls="--")
+    low = statistics.median(value for each in plain.values() for value in each.values)
+    right.set_ylim(bottom=low)
+    right.legend(loc="lower right")
+    figure.savefig(path, dpi=110)
+    print(f"drawn: {path.name}")
+
+
+def short(numbers: list[float]) -> str:
+    """Return the median and all numbers as text."""
+    return f"median {statistics.median(numbers):.3f} of " + ", ".join(f"{number:.3f}" for number in numbers)
+
+
+if __name__ == "__main__":
+    main()
