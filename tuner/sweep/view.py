@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ import yaml
 from tuner.errors import UserError
 from tuner.names import CONFIG_FILE, CURVE_FILE, TRACEBACK_FILE
 from tuner.search.ledger import Ledger
-from tuner.search.plan import Assignment, run_config
+from tuner.search.plan import Assignment, Plan, run_config
 from tuner.sweep.folder import SweepFolder
 from tuner.tracking.courier import Receipt
 from tuner.tracking.mirror import CurveMirror, News
@@ -83,7 +84,6 @@ class RunView:
     def sweep_runs(self) -> None:
         """Show the sweep as running, and send what earlier processes left."""
         self._mirror.follow(self._parent, run_id=self._parent)
-        self._mending.add(self._parent)
         for record in self._ledger.trials():
             if record.ended is not None:
                 self._log_totals(record)
@@ -196,8 +196,7 @@ class RunView:
     def _follow(self, record: TrialRecord, *, twin: int | None, ending: Ending | None = None) -> None:
         label = self.label(record.number)
         self._numbers[label] = record.number
-        config = run_config(self._ledger.plan, Assignment(record.scheduler, record.settings, record.base_lr))
-        written = {**config.to_dict(), "resolved_scheduler": repr(config.schedule().params)}
+        plan = self._ledger.plan
         self._mirror.follow(
             label,
             trial=TrialRun(
@@ -208,14 +207,14 @@ class RunView:
                     "scheduler": record.scheduler,
                     **record.settings,
                     "base_lr": record.base_lr,
-                    "total_steps": config.total_steps,
-                    "seed": config.seed,
+                    "total_steps": plan.steps,
+                    "seed": plan.seed,
                 },
                 start_ms=_ms(record.begun),
             ),
             folder=self._folder.trial(record.number if twin is None else twin),
             spool=self._folder.trial(record.number),
-            texts={CONFIG_FILE: yaml.safe_dump(written, sort_keys=False, allow_unicode=True)},
+            texts={CONFIG_FILE: partial(_config_text, plan, record)},
             ending=ending,
         )
 
@@ -228,14 +227,16 @@ class RunView:
             status="FINISHED" if record.state == "COMPLETE" else "FAILED",
             time_ms=_ms(record.ended or 0.0),
             metrics={**record.metrics, **costs, "seconds": record.seconds},
+            step=self._ledger.plan.steps - 1 if record.state == "COMPLETE" else None,
             tags=tags,
             texts=texts,
             shared_with=record.shared_with,
         )
 
     def _traceback(self, record: TrialRecord) -> dict[str, str]:
-        with suppress(OSError):  # most have none
-            return {TRACEBACK_FILE: (self._folder.trial(record.number) / TRACEBACK_FILE).read_text("utf-8", "replace")}
+        path = self._folder.trial(record.number) / TRACEBACK_FILE
+        if record.state == "FAIL" and path.exists():
+            return {TRACEBACK_FILE: path.read_text("utf-8", "replace")}
         return {}
 
     def _log_totals(self, record: TrialRecord) -> None:
@@ -250,6 +251,12 @@ class RunView:
         self._mirror.log_metrics(
             self._parent, step=record.number, metrics=self._totals, time_ms=_ms(record.ended or 0.0)
         )
+
+
+def _config_text(plan: Plan, record: TrialRecord) -> str:
+    config = run_config(plan, Assignment(record.scheduler, record.settings, record.base_lr))
+    written = {**config.to_dict(), "resolved_scheduler": repr(config.schedule().params)}
+    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
 
 
 def _mended(receipt: Receipt) -> str:

@@ -44,14 +44,14 @@ class Receipt:
 class Parcel:
     """One run and what it has yet to send; `trial` is None for the sweep's own run, which has an id from the start.
 
-    `found` is the run as it was when this process first met it. `texts` (file name: content) become artifacts.
+    `found` is the run as it was when this process first met it. `texts` are the artifacts yet to be sent.
     """
 
     key: str
     box: Outbox
     trial: TrialRun | None = None
     run_id: str | None = None
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str | Callable[[], str]] = field(default_factory=dict)
     found: Run | None = None
     receipt: Receipt = field(default_factory=Receipt)
 
@@ -88,8 +88,8 @@ class Courier:
             if hurry():
                 return False
         parcel.receipt.steps = parcel.box.sent_steps
-        for file_name in list(parcel.texts):
-            client.log_text(run_id, parcel.texts[file_name], file_name)
+        for file_name, text in list(parcel.texts.items()):
+            client.log_text(run_id, text if isinstance(text, str) else text(), file_name)
             parcel.receipt.others = True
             del parcel.texts[file_name]
         if ending is None or not parcel.box.complete or hurry():

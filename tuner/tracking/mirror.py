@@ -16,7 +16,7 @@ from typing import Final
 from mlflow.exceptions import MlflowException
 
 from tuner.tracking.courier import Courier, ForeignStoreError, GoneError, Parcel, Receipt
-from tuner.tracking.outbox import Ending, Outbox
+from tuner.tracking.outbox import Ending, Outbox, Texts
 from tuner.tracking.runs import TrialRun
 from tuner.tracking.spool import Spool
 from tuner.tracking.store import Tracker, reason
@@ -122,7 +122,7 @@ class CurveMirror:
         run_id: str | None = None,
         folder: Path | None = None,
         spool: Path | None = None,
-        texts: Mapping[str, str] | None = None,
+        texts: Texts | None = None,
         ending: Ending | None = None,
     ) -> None:
         """Make or find the run, and mirror the curve and the evaluations in `folder`, until the run is finished.
@@ -133,7 +133,7 @@ class CurveMirror:
             run_id: the run's id, if it is known; a trial's run is looked for otherwise, and made if it is not there.
             folder: holds the trial's files, now or later.
             spool: folder for the batch that is under way, so that a later process can repeat it; None for no such.
-            texts: file name and content of artifacts.
+            texts: artifacts of the run.
             ending: how the run ended, if that is known; otherwise it is RUNNING from now on.
         """
         start_ms = _now_ms() if trial is None else trial.start_ms

@@ -9,7 +9,7 @@ when the rows were written already, leaves no gap and no repeat.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,9 @@ from tuner.names import CURVE_FILE, EVALUATIONS_FILE, METRIC_LOSS, METRIC_LR, ME
 from tuner.tracking.runs import Status, clean_key
 from tuner.tracking.spool import Spool
 
+Texts = Mapping[str, str | Callable[[], str]]
+"""What becomes the files among a run's artifacts: name and content, or what makes the content when it is sent."""
+
 BATCH_METRICS: Final = 900
 """Metrics a call, three to a training step: the API takes 1000 things in one transaction, tags included."""
 
@@ -29,15 +32,17 @@ BATCH_METRICS: Final = 900
 class Ending:
     """How a run ended, and when, in milliseconds since 1970.
 
-    `metrics` are logged at the run's last step, `texts` (file name: content) become artifacts, and `shared_with` a tag
-    that says how many steps were taken over from whom. `mild`: a run that has ended already keeps its status.
+    `metrics` are logged at `step`, None for the last one that is known, `texts` become artifacts,
+    and `shared_with` a tag that says how many steps were taken over from whom. `mild`: a run that has ended already
+    keeps its status.
     """
 
     status: Status
     time_ms: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    step: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
+    texts: Texts = field(default_factory=dict)
     shared_with: Mapping[str, int] = field(default_factory=dict)
     mild: bool = False
 
@@ -143,14 +148,15 @@ class Outbox:
     def _make_batch(self) -> Batch | None:
         ending = self.ending  # looked at before the files: whoever ends a run has written them
         if not self._points:
-            self._read_evaluations(self._read_points())
+            self._read_evaluations(self._read_points(ending))
         metrics: list[Metric] = []
         while self._points and len(metrics) <= BATCH_METRICS - 3:
             metrics += _metrics(*self._points.popleft())
         self._note(metrics)
         at_end = ending is not None and not self._points
         if ending is not None and at_end and not self._ending_queued:
-            self.put(max(self._queued.values(), default=0), ending.metrics, time_ms=ending.time_ms)
+            step = max(self._queued.values(), default=0) if ending.step is None else ending.step
+            self.put(step, ending.metrics, time_ms=ending.time_ms)
             self._ending_queued = True
         while self._singles and not self._points and len(metrics) < BATCH_METRICS:
             metric = self._singles.popleft()
@@ -166,11 +172,13 @@ class Outbox:
         for metric in metrics:
             self._queued[metric.key] = max(metric.step, self._queued.get(metric.key, -1))
 
-    def _read_points(self) -> Mapping[int, int]:
+    def _read_points(self, ending: Ending | None) -> Mapping[int, int]:
         """Queue the curve's new points; return the time of each, by step."""
         if self._curve is None or self._points_reader is None or not self._curve.exists():
             return {}
         changed_ms = self._curve.stat().st_mtime_ns // 1_000_000
+        if ending is not None:
+            changed_ms = min(changed_ms, ending.time_ms)  # of a file that was copied since
         try:
             points = [p for p in self._points_reader.read_new() if p.step > self._queued.get(METRIC_LOSS, -1)]
         except ValueError as error:
