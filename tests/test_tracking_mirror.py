@@ -425,12 +425,35 @@ def test_a_run_that_the_store_cannot_take_does_not_hold_up_the_others(
     monkeypatch.setattr(tracker.client, "log_text", refuse)
     mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.001)
     write(tmp_path, curve(0, 50))
-    for number, text in enumerate(("ill", "well", "well")):
+    mirror.follow("the sweep", run_id=sweep)
+    for number, text in enumerate(("well", "ill", "well", "ill", "well")):
         mirror.follow(f"{number}", trial=trial_run(sweep, number), folder=tmp_path, texts={"config.yaml": text})
         mirror.finish(f"{number}", ending("FINISHED"))
-    unsent = mirror.close(timeout=1)
-    assert (unsent.runs, unsent.steps) == (1, 0)
-    assert [run.info.status for run in trial_runs(tracker.client, sweep)] == ["RUNNING", "FINISHED", "FINISHED"]
+    wait_until(lambda: [run.info.status for run in trial_runs(tracker.client, sweep)].count("FINISHED") == 3)
+    mirror.finish("the sweep", ending("FINISHED"))
+    unsent = mirror.close(timeout=2)
+    assert (unsent.runs, unsent.steps) == (2, 0)
+    assert unsent.problem is not None
+    assert "no writing there" in unsent.problem
+    statuses = [run.info.status for run in trial_runs(tracker.client, sweep)]
+    assert statuses == ["FINISHED", "RUNNING", "FINISHED", "RUNNING", "FINISHED"]
+    assert tracker.client.get_run(sweep).info.status == "FINISHED"
+
+
+def test_a_run_with_nothing_to_send_does_not_pass_for_an_answer(
+    tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky = FlakyCalls(tracker.client, "log_batch", monkeypatch)
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.01)
+    mirror.follow("the sweep", run_id=sweep)
+    mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
+    wait_until(lambda: trial_runs(tracker.client, sweep))
+    flaky.before = 20
+    write(tmp_path, curve(0, 50))
+    wait_until(lambda: flaky.before < 10)
+    assert [news.text for news in mirror.news() if news.text] == [mirror.problem]
+    flaky.before = 0
+    mirror.close(timeout=20)
 
 
 def test_locked_sqlite_is_waited_for(tracker: Tracker, sweep: str, tmp_path: Path) -> None:

@@ -55,9 +55,16 @@ class Parcel:
     found: Run | None = None
     receipt: Receipt = field(default_factory=Receipt)
 
+    @property
+    def name(self) -> str:
+        """What people call the run."""
+        return "the sweep" if self.trial is None else f"trial {self.trial.number}"
+
 
 class Courier:
     """Delivers parcels of one sweep.
+
+    `answers` counts how often the store did what it was asked.
 
     Args:
         tracker: the store.
@@ -66,6 +73,7 @@ class Courier:
     """
 
     def __init__(self, tracker: Tracker, *, parent: str, run_ids: Mapping[str, str]) -> None:
+        self.answers = 0
         self.run_ids = dict(run_ids)
         self._tracker = tracker
         self._parent = parent
@@ -77,6 +85,7 @@ class Courier:
         ending = parcel.box.ending
         if parcel.found is None:
             self._attach(parcel, over=ending is not None)
+            self.answers += 1
         assert parcel.run_id is not None  # noqa: S101 - it was found or made
         client, run_id = self._tracker.client, parcel.run_id
         if hurry():
@@ -84,17 +93,20 @@ class Courier:
         while (batch := _next_batch(parcel, run_id)) is not None:
             client.log_batch(run_id, metrics=batch.metrics, synchronous=True)
             parcel.box.acknowledge()
+            self.answers += 1
             parcel.receipt.others = True
             if hurry():
                 return False
         parcel.receipt.steps = parcel.box.sent_steps
         for file_name, text in list(parcel.texts.items()):
             client.log_text(run_id, text if isinstance(text, str) else text(), file_name)
+            self.answers += 1
             parcel.receipt.others = True
             del parcel.texts[file_name]
         if ending is None or not parcel.box.complete or hurry():
             return False
         self._end(parcel, run_id, ending)
+        self.answers += 1
         return True
 
     def _attach(self, parcel: Parcel, *, over: bool) -> None:
@@ -107,8 +119,7 @@ class Courier:
         if run is None:
             self._meet_parent()
         if run is None or run.info.lifecycle_stage != "active":
-            what = "the sweep's run" if parcel.trial is None else f"the run of trial {parcel.trial.number}"
-            raise GoneError(f"{what} was deleted in the tracking store {self._tracker.shown}; it gets nothing more")
+            raise GoneError(f"the run of {parcel.name} was deleted in {self._tracker.shown}; it gets nothing more")
         parcel.run_id = self.run_ids[parcel.key] = str(run.info.run_id)
         if parcel.trial is not None:
             describe_trial(client, parcel.trial, run, data=self._data)

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -92,7 +92,8 @@ class CurveMirror:
         self._poll_seconds = poll_seconds
         self._first_retry_seconds = first_retry_seconds
         self._parcels: dict[str, Parcel] = {}
-        self._ill: dict[str, float] = {}  # runs that fail where others do not: when to try them again
+        self._ill: dict[str, tuple[float, str]] = {}  # runs that fail where others do not: when to try again, and why
+        self._stuck = ""
         self._news: deque[News] = deque()
         self._lost: list[str] = []
         self._failures = 0
@@ -108,7 +109,7 @@ class CurveMirror:
     @property
     def problem(self) -> str | None:
         """The newest problem with the store in one line, None while all is well."""
-        return self._failure or (self._lost[-1] if self._lost else None)
+        return self._failure or next((text for _, text in self._ill.values()), self._lost[-1] if self._lost else None)
 
     def news(self) -> list[News]:
         """Return what was found out since the last call, oldest first."""
@@ -172,8 +173,11 @@ class CurveMirror:
             self._failures = min(self._failures, 1)  # back to short waits
             self._closing = True
             self._wake()
+        answers = self._courier.answers
         while self._thread.is_alive() and not self._time_is_up():
             self._thread.join(_MEANWHILE_SECONDS)
+            if self._courier.answers > answers:
+                answers, self._last_success = self._courier.answers, time.monotonic()
             if meanwhile is not None:
                 meanwhile()
         with self._condition:
@@ -214,37 +218,50 @@ class CurveMirror:
         """Send what every run has, oldest first, to the first failure."""
         with self._condition:
             parcels = list(self._parcels.values())
-        well = [parcel for parcel in parcels if parcel.key not in self._ill]
-        first = self._failures // _DETOUR_AFTER % max(1, len(well)) if self._failures % _DETOUR_AFTER == 0 else 0
-        for parcel in well[first:] + well[:first]:
-            if parcel.key in self._ill:
-                continue
+        answers = self._courier.answers
+        detour = self._failures > 0 and self._failures % _DETOUR_AFTER == 0
+        for parcel in self._order(parcels, detour=detour):
             failure = self._attempt(parcel)
             if failure is not None:
                 self._failures += 1
+                self._stuck = self._stuck if detour else parcel.key
                 if self._failure is None:
                     self._news.append(News(text=failure))
                 self._failure = failure
                 return
-            if self._failure is not None:
-                if first:
-                    self._ill[well[0].key] = 0.0
-                self._failures, self._failure = 0, None
+            if self._failure is not None and self._courier.answers > answers:
                 self._news.append(News(text=f"the tracking store {self._shown} answers again"))
+                if detour and parcel.key != self._stuck:
+                    self._ill[self._stuck] = (0.0, self._failure)
+                self._failures, self._failure = 0, None
         self._failures = 0
         for parcel in parcels:
-            if self._ill.get(parcel.key, math.inf) <= time.monotonic() or (parcel.key in self._ill and self._closing):
+            due, _ = self._ill.get(parcel.key, (math.inf, ""))
+            if due <= time.monotonic() or (parcel.key in self._ill and self._closing):
                 failure = self._attempt(parcel)
                 if failure is None:
                     del self._ill[parcel.key]
-                else:
-                    self._ill[parcel.key] = time.monotonic() + LAST_RETRY_SECONDS
+                    continue
+                if due == 0:
+                    self._news.append(News(text=f"{parcel.name} waits: {failure}"))
+                self._ill[parcel.key] = (time.monotonic() + LAST_RETRY_SECONDS, failure)
+
+    def _order(self, parcels: list[Parcel], *, detour: bool) -> Iterator[Parcel]:
+        """Yield the runs that may well be taken, in order; on a detour the one that failed comes last."""
+        well = [parcel for parcel in parcels if parcel.key not in self._ill]
+        if detour:
+            others = [parcel for parcel in well if parcel.key != self._stuck]
+            turn = self._failures // _DETOUR_AFTER % max(1, len(others))
+            well = [*others[turn:], *others[:turn], *(parcel for parcel in well if parcel.key == self._stuck)]
+        for parcel in well:
+            if parcel.key not in self._ill:
+                yield parcel
 
     def _attempt(self, parcel: Parcel) -> str | None:
         """Deliver one parcel; return the failure in one line if it can be tried again."""
         known = parcel.found is not None
         try:
-            complete = self._courier.deliver(parcel, hurry=self._delivered_in_a_hurry)
+            complete = self._courier.deliver(parcel, hurry=self._time_is_up)
         except Exception as error:  # noqa: BLE001  whatever it was, it is shown, and the thread lives on
             if isinstance(error, GoneError):
                 self._drop(parcel, News(parcel.key, parcel.run_id, gone=True, text=str(error)))
@@ -253,20 +270,15 @@ class CurveMirror:
                 self._lose(parcel, str(error))
                 return None
             if isinstance(error, MlflowException) and error.error_code in _FINAL_CODES:
-                self._lose(parcel, f"the tracking store {self._shown} refuses {parcel.key}: {reason(error)}")
+                self._lose(parcel, f"the tracking store {self._shown} refuses {parcel.name}: {reason(error)}")
                 return None
             return f"the tracking store {self._shown} fails, trying again: {reason(error)}"
         finally:
             if not known and parcel.run_id is not None and parcel.trial is not None:
                 self._news.append(News(parcel.key, parcel.run_id))
-        self._last_success = time.monotonic()
         if complete:
             self._drop(parcel, News(parcel.key, parcel.run_id, parcel.receipt))
         return None
-
-    def _delivered_in_a_hurry(self) -> bool:
-        self._last_success = time.monotonic()
-        return self._time_is_up()
 
     def _lose(self, parcel: Parcel, text: str) -> None:
         self._lost.append(text)
