@@ -444,7 +444,7 @@ def test_a_run_with_nothing_to_send_does_not_pass_for_an_answer(
     tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flaky = FlakyCalls(tracker.client, "log_batch", monkeypatch)
-    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.01)
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.0001)
     mirror.follow("the sweep", run_id=sweep)
     mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
     wait_until(lambda: trial_runs(tracker.client, sweep))

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from tuner.search.ledger import Ledger
 from tuner.sweep.folder import SweepFolder
-from tuner.sweep.view import RunsLock, RunView
+from tuner.sweep.runs_lock import RunsLock
+from tuner.sweep.view import RunView
 from tuner.tracking.runs import Status
 from tuner.tracking.store import Tracker
 

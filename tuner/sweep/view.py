@@ -4,50 +4,25 @@ Nothing here waits for the tracking server; a thread of its own brings the runs 
 to `bring_in_line`, which makes the same runs from the same records.
 """
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import yaml
 
-from tuner.errors import UserError
 from tuner.names import CONFIG_FILE, CURVE_FILE, TRACEBACK_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, Plan, run_config
 from tuner.sweep.folder import SweepFolder
+from tuner.sweep.runs_lock import RunsLock
 from tuner.tracking.courier import Receipt
 from tuner.tracking.mirror import CurveMirror, News
 from tuner.tracking.outbox import Ending
 from tuner.tracking.runs import Status, TrialRun, trial_name
 from tuner.tracking.store import Tracker
 from tuner.trials import TrialRecord
-
-LOCK_FILE: Final = "mlflow.lock"
-"""Held by the process that writes the sweep's runs: two would make them twice."""
-
-
-class RunsLock:
-    """The right to write a sweep's runs; it ends with the process. UserError where another process has it."""
-
-    def __init__(self, folder: SweepFolder) -> None:
-        self._descriptor = os.open(folder.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.release()
-            raise UserError(
-                f"one process at a time can write a sweep's MLflow runs, but another one is at {folder.path}; "
-                "a sweep that runs sends them itself"
-            ) from None
-
-    def release(self) -> None:
-        """Let another process in."""
-        os.close(self._descriptor)
 
 
 class RunView:
@@ -159,19 +134,16 @@ class RunView:
             self._lock.release()
         if not unsent:
             return None
-        what = f"{unsent.steps} steps of {unsent.runs} runs" if unsent.steps else f"the end of {unsent.runs} runs"
+        runs = f"{unsent.runs} run{'' if unsent.runs == 1 else 's'}"
+        what = f"{unsent.steps} steps of {runs}" if unsent.steps else f"the end of {runs}"
         cause = f" ({unsent.problem})" if unsent.problem else ""
         return f"MLflow lacks {what}{cause}; send it with: fastface-tuner sync {self._folder.word}"
 
     def _heard(self, news: News) -> list[str]:
         number = None if news.key is None else self._numbers.get(news.key)
-        if number is not None and news.run_id is not None and self._run_ids.get(number) != news.run_id:
-            self._ledger.annotate(number, run_id=news.run_id)
-            self._run_ids[number] = news.run_id
-        if number is not None and (news.gone or (news.done is not None and news.done.damage is None)):
-            record = self._ledger.trial(number)
-            if record.ended is not None and not record.mirrored:
-                self._ledger.mark_mirrored(number)
+        if number is not None:
+            with suppress(OSError):  # a full disk: the run is found again by its tags
+                self._note(number, news)
         lines = [] if news.text is None else [f"MLflow: {news.text}"]
         if news.done is not None and news.done.damage is not None:
             lines.append(f"MLflow: {news.done.damage}")
@@ -182,6 +154,16 @@ class RunView:
             if number is not None and (lost := self._missing_curve(number)) is not None:
                 lines.append(f"MLflow: {whose}: {lost} is missing; what had been sent of it before is kept")
         return lines
+
+    def _note(self, number: int, news: News) -> None:
+        """Write into the ledger what it does not know yet."""
+        if news.run_id is not None and self._run_ids.get(number) != news.run_id:
+            self._ledger.annotate(number, run_id=news.run_id)
+            self._run_ids[number] = news.run_id
+        if news.gone or (news.done is not None and news.done.damage is None):
+            record = self._ledger.trial(number)
+            if record.ended is not None and not record.mirrored:
+                self._ledger.mark_mirrored(number)
 
     def _missing_curve(self, number: int) -> Path | None:
         record = self._ledger.trial(number)

@@ -281,8 +281,9 @@ class CurveMirror:
         return None
 
     def _lose(self, parcel: Parcel, text: str) -> None:
+        told = text in self._lost
         self._lost.append(text)
-        self._drop(parcel, News(parcel.key, parcel.run_id, text=text))
+        self._drop(parcel, News(parcel.key, parcel.run_id, text=None if told else text))
 
     def _drop(self, parcel: Parcel, news: News) -> None:
         with self._condition:

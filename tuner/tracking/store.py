@@ -49,7 +49,10 @@ class Tracker:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow's client, which sets a fresh database up."""
+        """MLflow's client, which sets a fresh database up; `connect` makes the file, a sweep that goes on must not."""
+        database = sqlite_path(self.uri)
+        if database is not None and not database.exists():
+            raise FileNotFoundError(f"{database} is not there")
         _silence()
         return MlflowClient(self.uri)
 
