@@ -111,7 +111,7 @@ def run_ours(trials: int, folder: Path) -> tuple[float, MlflowClient]:
     quiet = Console(file=(folder / "progress.txt").open("w"))
     started = time.perf_counter()
     unshared = Sharing(store=None, checkpoint_budget=0)
-    run_trials(ledger, folder=sweep, tracker=tracker, faces=None, sharing=unshared, console=quiet, actor=CurveActor)
+    run_trials(ledger, folder=sweep, tracker=tracker, sharing=unshared, console=quiet, actor=CurveActor)
     return (time.perf_counter() - started) / trials, MlflowClient(uri)
 
 

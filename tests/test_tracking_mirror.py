@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mirrored import read_mirrored_curve
+from mirrored import histories, read_mirrored_curve, trial_run, trial_runs, wait_until
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from tuner.curves import CurvePoint, CurveWriter, read_curve
 from tuner.errors import UserError
-from tuner.names import METRIC_LOSS, METRIC_LR, METRIC_RESPONSE, TAG_KIND, TAG_TRIAL
+from tuner.names import METRIC_LOSS, METRIC_LR, METRIC_RESPONSE, TAG_KIND
 from tuner.tracking.environment import describe_environment
 from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.outbox import Ending, Outbox
-from tuner.tracking.runs import DataDescription, Status, finish, start_sweep, start_trial, trial_name
+from tuner.tracking.runs import DataDescription, Status, TrialRun, finish, start_sweep, trial_name
+from tuner.tracking.spool import Spool
 from tuner.tracking.store import Tracker, connect
 
 KEYS = (METRIC_LOSS, METRIC_LR, METRIC_RESPONSE)
@@ -34,9 +35,12 @@ def tracker(tmp_path: Path, mlflow_store: Callable[[Path], str]) -> Tracker:
 
 
 @pytest.fixture
-def trial(tracker: Tracker) -> str:
-    sweep = start_sweep(tracker, name="sweep", params={})
-    return start_trial(tracker, parent=sweep, number=0, name="trial 0", params={})
+def sweep(tracker: Tracker) -> str:
+    return start_sweep(tracker, name="sweep", params={})
+
+
+def ending(status: Status, **details: Any) -> Ending:
+    return Ending(status=status, time_ms=time.time_ns() // 1_000_000, **details)
 
 
 def curve(start: int, stop: int) -> list[CurvePoint]:
@@ -47,16 +51,21 @@ def curve(start: int, stop: int) -> list[CurvePoint]:
     ]
 
 
-def write(path: Path, points: list[CurvePoint]) -> None:
-    with CurveWriter(path) as writer:
+def write(folder: Path, points: list[CurvePoint]) -> None:
+    with CurveWriter(folder / "curve.csv") as writer:
         for point in points:
             writer.write(point)
 
 
 def stored(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
     """Return the histories of the curve's metrics as a client of its own sees them."""
-    client = MlflowClient(uri)
-    return {key: [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)] for key in KEYS}
+    return histories(MlflowClient(uri), run_id, *KEYS)
+
+
+def only(tracker: Tracker, sweep: str) -> str:
+    """Return the id of the sweep's only trial's run."""
+    (run,) = trial_runs(MlflowClient(tracker.uri), sweep)
+    return str(run.info.run_id)
 
 
 def expected(points: list[CurvePoint]) -> dict[str, list[tuple[int, float]]]:
@@ -65,13 +74,6 @@ def expected(points: list[CurvePoint]) -> dict[str, list[tuple[int, float]]]:
         METRIC_LR: [(point.step, point.lr) for point in points],
         METRIC_RESPONSE: [(point.step, point.response) for point in points if point.response is not None],
     }
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 class FlakyCalls:
@@ -104,21 +106,25 @@ def test_sweep_and_trials_as_another_client_sees_them(tracker: Tracker, tmp_path
         texts={"config.yaml": config, "environment.json": environment}, data=DATA,
     )  # fmt: skip
     settings_ = {"haar_window_fraction": 0.02, "patience_fraction": 0.05, "decay_factor": 2}
-    mirror = CurveMirror(tracker)
+    mirror = CurveMirror(tracker, parent=sweep)
     statuses: list[Status] = ["FINISHED", "FAILED", "KILLED"]
-    trials = []
+    begun_ms = time.time_ns() // 1_000_000 - 60_000
     for number, status in enumerate(statuses):
-        name = trial_name(number, "fastface", settings_)
-        run_id = start_trial(
-            tracker, parent=sweep, number=number, name=name, params={**settings_, "sched.name": "ff"}, data=DATA
-        )
-        write(tmp_path / f"{number}.csv", curve(0, 60))
-        mirror.follow(run_id, tmp_path / f"{number}.csv", texts={"config.yaml": config})
-        mirror.log_metrics(run_id, step=29, metrics={"accuracy": 0.5 + number / 7})
+        trial = TrialRun(
+            parent=sweep, number=number, name=trial_name(number, "fastface", settings_),
+            params={**settings_, "sched.name": "ff"}, start_ms=begun_ms,
+        )  # fmt: skip
+        write(tmp_path / f"{number}", curve(0, 60))
+        evaluations = [{"steps": 30, "accuracy": 0.5 + number / 7}]
+        (tmp_path / f"{number}" / "evaluations.jsonl").write_text("".join(json.dumps(e) + "\n" for e in evaluations))
+        mirror.follow(f"label {number}", trial=trial, folder=tmp_path / f"{number}", texts={"config.yaml": config})
         mirror.finish(
-            run_id, status, metrics={"final_loss": 0.25}, tags={"reason": "x"}, texts={"traceback.txt": "why"}
-        )
-        trials.append(run_id)
+            f"label {number}",
+            ending(
+                status, metrics={"final_loss": 0.25}, tags={"reason": "x"}, texts={"traceback.txt": "why"},
+                shared_with={"label 0": 7, "elsewhere/3": 2} if number else {},
+            ),
+        )  # fmt: skip
     assert not mirror.close(timeout=20)
     finish(tracker, sweep, "FINISHED", metrics={"best_value": 0.75}, tags={"best_trial": "1"})
 
@@ -134,20 +140,23 @@ def test_sweep_and_trials_as_another_client_sees_them(tracker: Tracker, tmp_path
     recorded = json.loads(Path(client.download_artifacts(sweep, "environment.json")).read_text())
     assert {"python", "packages", "processor", "cores", "accelerators"} <= recorded.keys()
     assert "mlflow" in recorded["packages"]
-    children = client.search_runs([tracker.experiment_id], f"tags.`mlflow.parentRunId` = '{sweep}'")
-    assert {run.info.run_id for run in children} == set(trials)
-    for number, (run_id, status) in enumerate(zip(trials, statuses, strict=True)):
-        run = client.get_run(run_id)
+    runs = trial_runs(client, sweep)
+    assert len(runs) == 3
+    for number, (run, status) in enumerate(zip(runs, statuses, strict=True)):
+        run_id = run.info.run_id
         assert run.info.run_name == f"trial {number} · fastface · haar window 0.02 · patience 0.05 · decay factor 2"
         assert run.info.status == status
+        assert run.info.start_time == begun_ms
         assert run.info.end_time >= run.info.start_time
-        assert run.data.tags[TAG_TRIAL] == str(number)
+        assert run.data.tags[TAG_KIND] == "trial"
         assert run.data.tags["reason"] == "x"
         assert run.data.tags["mlflow.source.name"] == "fastface-tuner"
+        if number:
+            assert run.data.tags["shared_with"] == f"{runs[0].info.run_id} (7 steps), elsewhere/3 (2 steps)"
         assert run.data.params["haar_window_fraction"] == "0.02"
         assert run.data.metrics["final_loss"] == 0.25
         assert stored(tracker.uri, run_id) == expected(curve(0, 60))
-        assert [(m.step, m.value) for m in client.get_metric_history(run_id, "accuracy")] == [(29, 0.5 + number / 7)]
+        assert histories(client, run_id, "accuracy") == {"accuracy": [(29, 0.5 + number / 7)]}
         assert {item.path for item in client.list_artifacts(run_id)} == {"config.yaml", "traceback.txt"}
         assert run.inputs is not None
         (used,) = run.inputs.dataset_inputs
@@ -157,6 +166,7 @@ def test_sweep_and_trials_as_another_client_sees_them(tracker: Tracker, tmp_path
         assert json.loads(used.dataset.source) == {"uri": "/data/orl_faces"}
         times = [metric.timestamp for metric in client.get_metric_history(run_id, METRIC_LOSS)]
         assert times == sorted(times)
+        assert times[0] >= begun_ms
         assert times[-1] <= run.info.end_time
 
 
@@ -174,27 +184,28 @@ def test_long_values_and_odd_names_are_recorded(tracker: Tracker) -> None:
 
 def test_a_store_that_breaks_says_what_it_could_not_do(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     FlakyCalls(tracker.client, "create_run", monkeypatch).before = 1
-    with pytest.raises(UserError, match=r"record trial 3: connection to http://\*\*\*@host lost$"):
-        start_trial(tracker, parent="p", number=3, name="trial 3", params={})
+    with pytest.raises(UserError, match=r"record the sweep: connection to http://\*\*\*@host lost$"):
+        start_sweep(tracker, name="sweep", params={})
 
 
-def test_curve_is_mirrored_while_it_is_written(tracker: Tracker, trial: str, tmp_path: Path) -> None:
-    path = tmp_path / "curve.csv"
-    mirror = CurveMirror(tracker, poll_seconds=0.01)
-    mirror.follow(trial, path)  # before the file is there
+def test_curve_is_mirrored_while_it_is_written(tracker: Tracker, sweep: str, tmp_path: Path) -> None:
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01)
+    mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)  # before the file is there
+    wait_until(lambda: trial_runs(tracker.client, sweep))
+    trial = only(tracker, sweep)
     points = curve(0, 400)
-    with CurveWriter(path) as writer:
+    with CurveWriter(tmp_path / "curve.csv") as writer:
         for part in (points[:7], points[7:100]):
             for point in part:
                 writer.write(point)
             writer.flush()
-            sofar = read_curve(path)
+            sofar = read_curve(tmp_path / "curve.csv")
             wait_until(lambda: stored(tracker.uri, trial) == expected(sofar))  # noqa: B023  called at once
         for point in points[100:]:
             writer.write(point)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-9])  # the writer was killed within its last line
-    mirror.finish(trial, "KILLED")
+    whole = (tmp_path / "curve.csv").read_bytes()
+    (tmp_path / "curve.csv").write_bytes(whole[:-9])  # the writer was killed within its last line
+    mirror.finish("a", ending("KILLED"))
     assert not mirror.close(timeout=20)
     assert stored(tracker.uri, trial) == expected(points[:-1])
     assert read_mirrored_curve(tracker.client, trial) == points[:-1]
@@ -202,141 +213,274 @@ def test_curve_is_mirrored_while_it_is_written(tracker: Tracker, trial: str, tmp
 
 @pytest.mark.parametrize(("before", "after"), [(3, 0), (0, 1), (2, 2)])
 def test_failed_batches_are_sent_again_without_gaps_or_repeats(
-    before: int, after: int, tracker: Tracker, trial: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: int, after: int, tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flaky = FlakyCalls(tracker.client, "log_batch", monkeypatch)
     flaky.before, flaky.after = before, after
-    mirror = CurveMirror(tracker, poll_seconds=0.01, first_retry_seconds=0.001)
-    write(tmp_path / "curve.csv", curve(0, 650))  # three batches
-    mirror.follow(trial, tmp_path / "curve.csv")
-    mirror.log_metrics(trial, step=649, metrics={"accuracy": 0.75})
-    mirror.finish(trial, "FINISHED", metrics={"accuracy": 0.75, "final_loss": 0.5}, tags={"note": "kept"})
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.001)
+    write(tmp_path, curve(0, 650))  # three batches
+    (tmp_path / "evaluations.jsonl").write_text(json.dumps({"steps": 650, "accuracy": 0.75}) + "\n")
+    mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
+    mirror.finish("a", ending("FINISHED", metrics={"accuracy": 0.75, "final_loss": 0.5}, tags={"note": "kept"}))
     assert not mirror.close(timeout=20)
     assert mirror.problem is None
-    assert flaky.calls == before + after + 3
+    trial = only(tracker, sweep)
     assert stored(tracker.uri, trial) == expected(curve(0, 650))
     client = MlflowClient(tracker.uri)
-    assert [(m.step, m.value) for m in client.get_metric_history(trial, "accuracy")] == [(649, 0.75)]
-    assert [(m.step, m.value) for m in client.get_metric_history(trial, "final_loss")] == [(649, 0.5)]
+    assert histories(client, trial, "accuracy", "final_loss") == {"accuracy": [(649, 0.75)], "final_loss": [(649, 0.5)]}
     assert client.get_run(trial).data.tags["note"] == "kept"
     assert client.get_run(trial).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("call", ["set_terminated", "log_text"])
-def test_failed_ending_is_tried_again(
-    call: str, tracker: Tracker, trial: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["create_run", "log_inputs", "set_terminated", "log_text", "search_runs"])
+def test_whatever_fails_is_tried_again_and_no_run_is_made_twice(
+    call: str, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sweep = start_sweep(tracker, name="sweep", params={}, data=DATA)
     flaky = FlakyCalls(tracker.client, call, monkeypatch)
-    flaky.before, flaky.after = 1, 1
-    mirror = CurveMirror(tracker, poll_seconds=0.01, first_retry_seconds=0.001)
-    mirror.finish(trial, "FAILED", texts={"traceback.txt": "why"})
+    flaky.before, flaky.after = 1, 2
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.001)
+    mirror.follow("a", trial=trial_run(sweep, decay_factor=2))
+    mirror.finish("a", ending("FAILED", texts={"traceback.txt": "why"}))
     assert not mirror.close(timeout=20)
-    assert flaky.calls == 3
-    assert MlflowClient(tracker.uri).get_run(trial).info.status == "FAILED"
+    assert flaky.calls >= 2
+    run = MlflowClient(tracker.uri).get_run(only(tracker, sweep))
+    assert run.info.status == "FAILED"
+    assert run.data.params == {"decay_factor": "2"}
+    assert len(run.inputs.dataset_inputs) == 1
+    assert Path(tracker.client.download_artifacts(run.info.run_id, "traceback.txt")).read_text() == "why"
 
 
-def test_store_that_stays_away_is_shown_and_what_is_unsent_is_told(
-    tracker: Tracker, trial: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_the_server_made_unheard_is_not_left_behind(
+    tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hung makes the run of a request that was given up, after it has made the one asked for again."""
+    create = tracker.client.create_run
+    monkeypatch.setattr(
+        tracker.client, "create_run", lambda *args, **named: (create(*args, **named), create(*args, **named))[0]
+    )
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01)
+    write(tmp_path, curve(0, 30))
+    mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
+    mirror.finish("a", ending("FINISHED"))
+    assert not mirror.close(timeout=20)
+    assert stored(tracker.uri, only(tracker, sweep)) == expected(curve(0, 30))
+
+
+def test_store_that_stays_away_is_told_once_and_what_is_unsent_is_sent_later(
+    tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flaky = FlakyCalls(tracker.client, "log_batch", monkeypatch)
     flaky.before = 1_000_000
-    mirror = CurveMirror(tracker, poll_seconds=0.01, first_retry_seconds=0.01)
-    write(tmp_path / "curve.csv", curve(0, 50))
-    mirror.follow(trial, tmp_path / "curve.csv")
-    wait_until(lambda: mirror.problem)
-    write(tmp_path / "curve.csv", curve(0, 80))  # training goes on
-    mirror.finish(trial, "FINISHED")
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.01)
+    write(tmp_path, curve(0, 50))
+    mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
+    wait_until(lambda: mirror.problem and flaky.calls > 3)
+    write(tmp_path, curve(0, 80))  # training goes on
+    mirror.finish("a", ending("FINISHED"))
     start = time.monotonic()
     unsent = mirror.close(timeout=0.3)
     assert time.monotonic() - start < 2
-    assert unsent
-    assert unsent.run_ids == (trial,)
-    assert unsent.points == 80
-    assert unsent.problem is not None
-    assert "connection to http://***@host lost" in unsent.problem
-    assert "\n" not in unsent.problem
+    assert (unsent.runs, unsent.steps) == (1, 80)
+    (text,) = [news.text for news in mirror.news() if news.text]
+    assert text == unsent.problem
+    assert "connection to http://***@host lost" in text
+    assert "\n" not in text
 
     flaky.before = 0
-    later = CurveMirror(tracker)  # a later process
-    later.follow(trial, tmp_path / "curve.csv", resumed=True)
-    later.finish(trial, "FINISHED")
+    later = CurveMirror(tracker, parent=sweep)  # a later process, which does not know the run's id
+    later.follow("a", trial=trial_run(sweep), folder=tmp_path, ending=ending("FINISHED"))
     assert not later.close(timeout=20)
-    assert stored(tracker.uri, trial) == expected(curve(0, 80))
+    assert stored(tracker.uri, only(tracker, sweep)) == expected(curve(0, 80))
 
 
-def test_resumed_run_gets_only_what_it_lacks(tracker: Tracker, trial: str, tmp_path: Path) -> None:
-    path = tmp_path / "curve.csv"
+def test_the_return_of_the_store_is_told(
+    tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky = FlakyCalls(tracker.client, "log_batch", monkeypatch)
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.01)
+    texts: list[str] = []
+    for stop in (10, 20):
+        flaky.before = 5
+        write(tmp_path, curve(0, stop))
+        if stop == 10:
+            mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
+        wait_until(lambda: (texts.extend(news.text for news in mirror.news() if news.text), flaky.before == 0)[1])
+        wait_until(lambda: mirror.problem is None)
+    mirror.finish("a", ending("FINISHED"))
+    assert not mirror.close(timeout=20)
+    texts += [news.text for news in mirror.news() if news.text]
+    assert ["answers again" in text for text in texts] == [False, True, False, True]
+
+
+def test_resumed_run_gets_only_what_it_lacks(tracker: Tracker, sweep: str, tmp_path: Path) -> None:
     for stop, status in ((0, "KILLED"), (500, "KILLED"), (510, "KILLED"), (600, "FINISHED")):
-        write(path, curve(0, stop))  # the resumed trial writes its curve anew
-        mirror = CurveMirror(tracker, poll_seconds=0.01)
-        mirror.follow(trial, path, resumed=True)
-        if stop >= 500:
-            mirror.log_metrics(trial, step=499, metrics={"accuracy": 0.5})  # and is evaluated again
-        wait_until(lambda: MlflowClient(tracker.uri).get_run(trial).info.status == "RUNNING")
-        mirror.finish(trial, "KILLED" if status == "KILLED" else "FINISHED")
+        write(tmp_path, curve(0, stop))  # the resumed trial writes its curve anew, and is evaluated again
+        evaluations = [{"steps": 500, "accuracy": 0.5}] if stop >= 500 else []
+        (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in evaluations))
+        mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01)
+        mirror.follow("a", trial=trial_run(sweep), folder=tmp_path, spool=tmp_path)
+        wait_until(lambda: [run.info.status for run in trial_runs(tracker.client, sweep)] == ["RUNNING"])
+        mirror.finish("a", ending("KILLED" if status == "KILLED" else "FINISHED"))
         assert not mirror.close(timeout=20)
-        assert MlflowClient(tracker.uri).get_run(trial).info.status == status
+        assert MlflowClient(tracker.uri).get_run(only(tracker, sweep)).info.status == status
+    trial = only(tracker, sweep)
     assert stored(tracker.uri, trial) == expected(curve(0, 600))
-    assert [m.step for m in MlflowClient(tracker.uri).get_metric_history(trial, "accuracy")] == [499]
+    assert histories(tracker.client, trial, "accuracy") == {"accuracy": [(499, 0.5)]}
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["curve.csv", "evaluations.jsonl"]
+
+
+@pytest.mark.parametrize("taken", ["before", "after"])
+def test_a_batch_that_was_under_way_when_the_process_died_is_not_there_twice(
+    taken: str, tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server hangs, the process dies, and the server takes the batch before or after the next process asks."""
+    write(tmp_path, curve(0, 200))
+    hung: list[Any] = []
+
+    def hang(*arguments: Any, **named: Any) -> None:
+        if "metrics" not in named:
+            log_batch(*arguments, **named)
+            return
+        hung.append((arguments, named))
+        raise MlflowException("timed out")
+
+    log_batch = tracker.client.log_batch
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker.client, "log_batch", hang)
+        dying = CurveMirror(tracker, parent=sweep)
+        dying.follow("a", trial=trial_run(sweep), folder=tmp_path, spool=tmp_path)
+        assert dying.close(timeout=0.3)
+
+    def wake() -> None:
+        arguments, named = hung[0]
+        log_batch(*arguments, **named)
+
+    time.sleep(0.05)  # the next process would give the points other times
+    if taken == "before":
+        wake()
+    write(tmp_path, curve(0, 300))
+    later = CurveMirror(tracker, parent=sweep)
+    later.follow("a", trial=trial_run(sweep), folder=tmp_path, spool=tmp_path, ending=ending("FINISHED"))
+    assert not later.close(timeout=20)
+    if taken == "after":
+        wake()
+    assert stored(tracker.uri, only(tracker, sweep)) == expected(curve(0, 300))
 
 
 def test_curve_that_is_started_again_while_followed_is_not_repeated(
-    tracker: Tracker, trial: str, tmp_path: Path
+    tracker: Tracker, sweep: str, tmp_path: Path
 ) -> None:
-    mirror = CurveMirror(tracker, poll_seconds=0.01)
-    mirror.follow(trial, tmp_path / "curve.csv")
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01)
+    mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
     for stop in (300, 20, 350):
-        write(tmp_path / "curve.csv", curve(0, stop))
+        write(tmp_path, curve(0, stop))
         time.sleep(0.1)
-    mirror.finish(trial, "FINISHED")
+    mirror.finish("a", ending("FINISHED"))
     assert not mirror.close(timeout=20)
-    assert stored(tracker.uri, trial) == expected(curve(0, 350))
+    assert stored(tracker.uri, only(tracker, sweep)) == expected(curve(0, 350))
 
 
-def test_deleted_run_and_damaged_curve_do_not_hold_up_the_others(tracker: Tracker, trial: str, tmp_path: Path) -> None:
-    sweep = start_sweep(tracker, name="sweep", params={})
-    deleted = start_trial(tracker, parent=sweep, number=1, name="trial 1", params={})
-    damaged = start_trial(tracker, parent=sweep, number=2, name="trial 2", params={})
-    tracker.client.delete_run(deleted)
-    (tmp_path / "damaged.csv").write_bytes(b"step,loss,lr,detector_response\n0,1.0,0.1,\n1,abc,0.1,\n")
-    write(tmp_path / "good.csv", curve(0, 50))
-    mirror = CurveMirror(tracker)
-    mirror.follow(deleted, tmp_path / "good.csv")
-    mirror.follow(damaged, tmp_path / "damaged.csv")
-    mirror.follow(trial, tmp_path / "good.csv")
-    for run_id in (deleted, damaged, trial):
-        mirror.finish(run_id, "FINISHED")
+def test_deleted_run_and_damaged_files_do_not_hold_up_the_others(
+    tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/curve.csv").write_bytes(b"step,loss,lr,detector_response\n0,1.0,0.1,\n1,abc,0.1,\n")
+    (tmp_path / "damaged/evaluations.jsonl").write_text('{"steps": "many"}\n')
+    write(tmp_path / "good", curve(0, 50))
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01)
+    for number, key in enumerate(("deleted", "damaged", "good")):
+        folder = tmp_path / ("damaged" if key == "damaged" else "good")
+        mirror.follow(key, trial=trial_run(sweep, number), folder=folder)
+    wait_until(lambda: len(trial_runs(tracker.client, sweep)) == 3)
+    ids = [run.info.run_id for run in trial_runs(tracker.client, sweep)]
+    tracker.client.delete_run(ids[0])
+    for key in ("deleted", "damaged", "good"):
+        mirror.finish(key, ending("FINISHED", metrics={"final_loss": 0.5}))
     unsent = mirror.close(timeout=20)
-    assert set(unsent.run_ids) == {deleted, damaged}
+    assert unsent.runs == 1
     assert unsent.problem is not None
-    assert stored(tracker.uri, trial) == expected(curve(0, 50))
-    assert MlflowClient(tracker.uri).get_run(damaged).info.status == "FINISHED"
+    (damage,) = [news.done.damage for news in mirror.news() if news.done and news.done.damage]
+    assert str(tmp_path / "damaged") in damage
+    assert stored(tracker.uri, ids[2]) == expected(curve(0, 50))
+    assert MlflowClient(tracker.uri).get_run(ids[1]).info.status == "FINISHED"
+
+    later = CurveMirror(tracker, parent=sweep, run_ids={"deleted": ids[0]})
+    later.follow("deleted", trial=trial_run(sweep), folder=tmp_path / "good", ending=ending("FINISHED"))
+    assert not later.close(timeout=20)
+    assert [(news.key, news.gone) for news in later.news()] == [("deleted", True)]
+    assert [run.info.run_id for run in trial_runs(tracker.client, sweep)] == ids[1:]
 
 
-def test_locked_sqlite_is_waited_for(tracker: Tracker, trial: str, tmp_path: Path) -> None:
-    mirror = CurveMirror(tracker, poll_seconds=0.01)
-    write(tmp_path / "curve.csv", curve(0, 50))
+def test_a_run_that_the_store_cannot_take_does_not_hold_up_the_others(
+    tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_text = tracker.client.log_text
+
+    def refuse(run_id: str, text: str, file_name: str) -> None:
+        if text == "ill":
+            raise PermissionError("no writing there")
+        log_text(run_id, text, file_name)
+
+    monkeypatch.setattr(tracker.client, "log_text", refuse)
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.001)
+    write(tmp_path, curve(0, 50))
+    mirror.follow("the sweep", run_id=sweep)
+    for number, text in enumerate(("well", "ill", "well", "ill", "well")):
+        mirror.follow(f"{number}", trial=trial_run(sweep, number), folder=tmp_path, texts={"config.yaml": text})
+        mirror.finish(f"{number}", ending("FINISHED"))
+    wait_until(lambda: [run.info.status for run in trial_runs(tracker.client, sweep)].count("FINISHED") == 3)
+    mirror.finish("the sweep", ending("FINISHED"))
+    unsent = mirror.close(timeout=2)
+    assert (unsent.runs, unsent.steps) == (2, 0)
+    assert unsent.problem is not None
+    assert "no writing there" in unsent.problem
+    statuses = [run.info.status for run in trial_runs(tracker.client, sweep)]
+    assert statuses == ["FINISHED", "RUNNING", "FINISHED", "RUNNING", "FINISHED"]
+    assert tracker.client.get_run(sweep).info.status == "FINISHED"
+
+
+def test_a_run_with_nothing_to_send_does_not_pass_for_an_answer(
+    tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky = FlakyCalls(tracker.client, "log_batch", monkeypatch)
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.0001)
+    mirror.follow("the sweep", run_id=sweep)
+    mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
+    wait_until(lambda: trial_runs(tracker.client, sweep))
+    flaky.before = 20
+    write(tmp_path, curve(0, 50))
+    wait_until(lambda: flaky.before < 10)
+    assert [news.text for news in mirror.news() if news.text] == [mirror.problem]
+    flaky.before = 0
+    mirror.close(timeout=20)
+
+
+def test_locked_sqlite_is_waited_for(tracker: Tracker, sweep: str, tmp_path: Path) -> None:
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01)
+    write(tmp_path, curve(0, 50))
     with sqlite3.connect(tmp_path / "store/mlflow.db") as other:
         other.execute("BEGIN EXCLUSIVE")
         start = time.monotonic()
-        mirror.follow(trial, tmp_path / "curve.csv")
-        mirror.finish(trial, "FINISHED")
+        mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
+        mirror.finish("a", ending("FINISHED"))
         assert time.monotonic() - start < 0.2
         time.sleep(0.3)
         other.rollback()
     other.close()
     assert not mirror.close(timeout=20)
-    assert stored(tracker.uri, trial) == expected(curve(0, 50))
+    assert stored(tracker.uri, only(tracker, sweep)) == expected(curve(0, 50))
 
 
 def test_values_that_are_not_finite_and_odd_metric_names_are_recorded(
-    tracker: Tracker, trial: str, tmp_path: Path
+    tracker: Tracker, sweep: str, tmp_path: Path
 ) -> None:
-    write(tmp_path / "curve.csv", [CurvePoint(0, 1.0, 0.1), CurvePoint(1, math.nan, 0.1), CurvePoint(2, math.inf, 0.1)])
-    mirror = CurveMirror(tracker)
-    mirror.follow(trial, tmp_path / "curve.csv")
-    mirror.finish(trial, "FAILED", metrics={"tar@far=1e-2": 0.5})
+    write(tmp_path, [CurvePoint(0, 1.0, 0.1), CurvePoint(1, math.nan, 0.1), CurvePoint(2, math.inf, 0.1)])
+    mirror = CurveMirror(tracker, parent=sweep)
+    mirror.follow("a", trial=trial_run(sweep), folder=tmp_path, spool=tmp_path)
+    mirror.finish("a", ending("FAILED", metrics={"tar@far=1e-2": 0.5}))
     assert not mirror.close(timeout=20)
+    trial = only(tracker, sweep)
     losses = [value for _, value in stored(tracker.uri, trial)[METRIC_LOSS]]
     assert losses[0] == 1.0
     assert math.isnan(losses[1])
@@ -345,54 +489,70 @@ def test_values_that_are_not_finite_and_odd_metric_names_are_recorded(
 
 
 def test_driver_never_waits_for_the_store(
-    tracker: Tracker, trial: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(*arguments: Any, **named: Any) -> None:
         time.sleep(1)
 
     monkeypatch.setattr(tracker.client, "log_batch", slow)
-    mirror = CurveMirror(tracker, poll_seconds=0.01)
-    write(tmp_path / "curve.csv", curve(0, 5000))
-    mirror.follow(trial, tmp_path / "curve.csv")
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01)
+    write(tmp_path, curve(0, 5000))
+    mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
     time.sleep(0.05)
     start = time.monotonic()
-    mirror.log_metrics(trial, step=1, metrics={"accuracy": 0.5})
-    mirror.finish(trial, "FINISHED")
+    mirror.log_metrics("a", step=1, metrics={"accuracy": 0.5}, time_ms=0)
+    mirror.finish("a", ending("FINISHED"))
     assert time.monotonic() - start < 0.2
     unsent = mirror.close(timeout=0.1)
-    assert unsent.run_ids == (trial,)
-    assert 0 < unsent.points <= 5000
+    assert unsent.runs == 1
+    assert 0 < unsent.steps <= 5000
 
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_outbox_gives_every_step_once_in_order_however_it_is_asked(data: st.DataObject, tmp_path_factory: Any) -> None:
-    """Reads, failures (the same batch again), endings and growing files in any order."""
-    path = tmp_path_factory.mktemp("outbox") / "curve.csv"
+    """Reads, failures (the same batch again), processes that die, endings and growing files in any order."""
+    folder = tmp_path_factory.mktemp("outbox")
     points = curve(0, data.draw(st.integers(0, 900)))
     known = data.draw(st.integers(-1, 60))
-    box = Outbox(path, start_ms=1000)
-    box.skip({METRIC_LOSS: (known, 2000)} if known >= 0 else {})
-    sent: list[tuple[str, int, float]] = []
-    box.put(3, {"accuracy": 0.5}, time_ms=1500)
+    sent: dict[tuple[str, int, int], float] = {(METRIC_LOSS, known, 2000): 0.0} if known >= 0 else {}
 
-    def drain() -> None:
-        while (batch := box.next_batch()) is not None:
-            assert 0 < len(batch.metrics) + len(batch.tags) <= 1000
+    def opened() -> Outbox:
+        box = Outbox(folder, spool=Spool(folder), start_ms=1000)
+        latest: dict[str, tuple[int, int]] = {}
+        for key, step, time_ms in sent:
+            latest[key] = max((step, time_ms), latest.get(key, (-1, 0)))
+        box.skip("run", latest)
+        return box
+
+    def drain(box: Outbox) -> Outbox:
+        while (batch := box.next_batch("run")) is not None:
+            assert 0 < len(batch.metrics) <= 1000
             if data.draw(st.booleans()):
-                assert box.next_batch() is batch
+                assert box.next_batch("run") is batch
                 continue
-            sent.extend((metric.key, metric.step, metric.value) for metric in batch.metrics)
-            box.acknowledge()
+            late = data.draw(st.booleans()) and data.draw(st.booleans())
+            if late:  # a process that dies; the next one asks the store before or after it takes the batch
+                earlier = data.draw(st.booleans())
+                sent.update({(m.key, m.step, m.timestamp): m.value for m in batch.metrics} if earlier else {})
+                box = opened()
+                box.ending = finishing
+            sent.update({(metric.key, metric.step, metric.timestamp): metric.value for metric in batch.metrics})
+            if not late:
+                box.acknowledge()
+        return box
 
+    finishing: Ending | None = None
+    box = opened()
     for stop in sorted(data.draw(st.lists(st.integers(0, len(points)), max_size=4))):
-        write(path, points[:stop])
-        drain()
-    write(path, points)
-    box.ending = Ending("FINISHED", {"final_loss": 0.25, "accuracy": 0.5}, {}, 9000)
-    drain()
+        write(folder, points[:stop])
+        box = drain(box)
+    write(folder, points)
+    box.ending = finishing = Ending(status="FINISHED", time_ms=9000, metrics={"final_loss": 0.25, "accuracy": 0.5})
+    box = drain(box)
     assert box.complete
-    assert box.unsent_points() == 0
+    assert box.unsent_steps() == 0
     for key, values in expected([point for point in points if point.step > known]).items():
-        assert [(step, value) for name, step, value in sent if name == key] == values
-    assert [value for name, _, value in sent if name == "final_loss"] == [0.25]
+        found = sorted((step, value) for (name, step, _), value in sent.items() if name == key and step > known)
+        assert found == values
+    assert [value for (name, _, _), value in sent.items() if name == "final_loss"] == [0.25]

@@ -96,6 +96,9 @@ def test_no_password_survives_redaction(before: str, after: str, scheme: str) ->
 
 def test_redaction_masks_secret_query_values_and_leaves_paths_alone() -> None:
     assert redact(f"https://host/x?token={SECRET}&page=2") == "https://host/x?token=***&page=2"
+    assert redact(f"mssql+pyodbc:///?odbc_connect=PWD%3D{SECRET}%3B&x=1") == "mssql+pyodbc:///?odbc_connect=***&x=1"
+    assert redact(f"host=db user=me password={SECRET} port=5432") == "host=db user=me password=*** port=5432"
+    assert redact(f"DRIVER=x;UID=me;PWD={SECRET};") == "DRIVER=x;UID=me;PWD=***;"
     assert redact("sqlite:////data/a@b/mlflow.db") == "sqlite:////data/a@b/mlflow.db"
 
 

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tuner.cli import compare, replay, scale, spaces, stages, sweep
+from tuner.cli import compare, replay, scale, spaces, stages, sweep, sync
 from tuner.errors import UserError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(sweep.sweep)
 app.command()(compare.compare)
+app.command()(sync.sync)
 app.command()(spaces.spaces)
 app.command()(replay.replay)
 app.command()(scale.scale)

@@ -46,6 +46,7 @@ _PLAN: Final = "plan"
 _RUN: Final = "run"
 _RESULT: Final = "result"
 _RUN_ID: Final = "run_id"
+_MIRRORED: Final = "mirrored"
 _STATES: Final[Mapping[TrialState, RecordState]] = {
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "COMPLETE",
@@ -139,6 +140,7 @@ class Ledger:
         metrics: Mapping[str, float] | None = None,
         steps_executed: int = 0,
         steps_shared: int = 0,
+        shared_with: Mapping[str, int] | None = None,
         seconds: float = 0.0,
         duplicate_of: int | None = None,
     ) -> TrialRecord:
@@ -157,6 +159,7 @@ class Ledger:
             "metrics": dict(metrics or {}),
             "steps_executed": steps_executed,
             "steps_shared": steps_shared,
+            "shared_with": dict(shared_with or {}),
             "seconds": seconds,
             "duplicate_of": duplicate_of,
         }
@@ -171,6 +174,15 @@ class Ledger:
             self._storage.set_trial_user_attr(self._id(number), _RUN_ID, run_id)
         else:  # Optuna leaves finished trials alone
             self._storage.set_study_user_attr(self._study_id, f"{_RUN_ID}:{number}", run_id)
+
+    def mark_mirrored(self, number: int) -> None:
+        """Note that all of a finished trial has been sent to the tracking server."""
+        self._check_writable()
+        self._storage.set_study_user_attr(self._study_id, f"{_MIRRORED}:{number}", True)
+
+    def trial(self, number: int) -> TrialRecord:
+        """Return one trial."""
+        return self._record(self._trial(number), self._notes())
 
     def trials(self) -> list[TrialRecord]:
         """Return all trials by number."""
@@ -292,6 +304,9 @@ class Ledger:
             params=dict(trial.params),
             **trial.user_attrs[_RUN],
             run_id=notes.get(f"{_RUN_ID}:{trial.number}", trial.user_attrs.get(_RUN_ID)),
+            mirrored=notes.get(f"{_MIRRORED}:{trial.number}", False),
+            begun=0.0 if trial.datetime_start is None else trial.datetime_start.timestamp(),
+            ended=None if trial.datetime_complete is None else trial.datetime_complete.timestamp(),
             **result,
         )
 

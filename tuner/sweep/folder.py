@@ -38,6 +38,11 @@ class SweepFolder:
         """Return the folder of one trial: its curve and its evaluations."""
         return self.path / TRIALS_DIR / f"{number:04d}"
 
+    @property
+    def word(self) -> str:
+        """What to type for SWEEP: the name of a sweep below `sweeps/`, or the path."""
+        return self.path.name if self.path == (Path(SWEEPS_DIR) / self.path.name).absolute() else str(self.path)
+
     def check_free(self, name: str) -> None:
         """Raise UserError unless a new sweep can be made here: nothing there yet, and the place can be written to."""
         try:

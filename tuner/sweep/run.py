@@ -20,8 +20,8 @@ from tuner.sizes import num_bytes
 from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.progress import ConsoleProgress, describe
 from tuner.sweep.source import Sharing, SweepSource
+from tuner.sweep.view import RunView
 from tuner.tracking.environment import describe_environment, num_cores
-from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.runs import DataDescription, Status, finish, start_sweep
 from tuner.tracking.store import Tracker, connect
 from tuner.tracking.uri import redact, resolve_uri
@@ -95,7 +95,7 @@ def new_sweep(
     except (OSError, UserError) as error:
         finish(tracker, parent_run_id, "FAILED", tags={"reason": str(error)})
         raise UserError(f"the sweep's folder {folder.path} cannot be written: {error}; choose another --out") from None
-    run_trials(ledger, folder=folder, tracker=tracker, faces=faces, sharing=sharing, console=console)
+    run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console)
     for line in summary(ledger, folder):
         console.print(line, highlight=False, soft_wrap=True)
     return ledger
@@ -106,7 +106,6 @@ def run_trials(
     *,
     folder: SweepFolder,
     tracker: Tracker,
-    faces: DataDescription | None,
     sharing: Sharing,
     console: Console,
     actor: type[Any] | None = None,
@@ -117,7 +116,8 @@ def run_trials(
     """
     description = folder.read()
     objective = ledger.plan.space.objective
-    mirror = CurveMirror(tracker)
+    view = RunView(ledger, folder=folder, tracker=tracker)
+    view.sweep_runs()
     status: Status = "KILLED"
     patience = INTERRUPTED_SENDING_SECONDS
     try:
@@ -136,10 +136,7 @@ def run_trials(
                 ledger,
                 trials=description.trials,
                 folder=folder,
-                tracker=tracker,
-                parent_run_id=description.parent_run_id,
-                mirror=mirror,
-                data=faces,
+                view=view,
                 progress=progress,
                 threads=num_cores(),
                 sharing=sharing,
@@ -155,10 +152,8 @@ def run_trials(
         console.print(f"interrupted after {done} of {description.trials} trials; what they found is kept")
         raise
     finally:
-        mirror.finish(description.parent_run_id, status)
-        unsent = mirror.close(timeout=patience)
-        if unsent:
-            console.print(f"{unsent.points} steps of {len(unsent.run_ids)} runs are not in MLflow: {unsent.problem}")
+        for line in view.close(status, timeout=patience):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _prepare(plan: Plan, console: Console) -> DataDescription:
@@ -211,8 +206,7 @@ def summary(ledger: Ledger, folder: SweepFolder) -> list[str]:
         first = next((record.reason for record in ledger.trials() if record.reason), "no trial ran")
         return [f"no trial finished; the first failed because: {first}"]
     metric = ledger.plan.space.objective.metric
-    short = folder.path == (Path(SWEEPS_DIR) / folder.path.name).absolute()
     return [
         f"best: trial {best.number} with {metric} {best.value:.4f}: {describe(best.params)}",
-        f"all trials: fastface-tuner compare {folder.path.name if short else folder.path}",
+        f"all trials: fastface-tuner compare {folder.word}",
     ]

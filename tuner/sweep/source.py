@@ -7,17 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tuner.names import CURVE_FILE
+from tuner.names import TRACEBACK_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.record import Suggestion
 from tuner.sweep.folder import SweepFolder
 from tuner.sweep.jobs import Job
 from tuner.sweep.progress import ProgressView
-from tuner.tracking.mirror import CurveMirror
-from tuner.tracking.runs import DataDescription, Status, start_trial, trial_name
-from tuner.tracking.store import Tracker
+from tuner.sweep.view import RunView
 from tuner.trials import TrialRecord
 
 LOST_PROCESS = "the trial's process ended without a result: killed from outside, or out of memory"
@@ -38,7 +34,6 @@ class Sharing:
 class _Running:
     """A trial under way."""
 
-    run_id: str
     started: float = field(default_factory=time.monotonic)
     executed: int = 0
     shared: int = 0
@@ -46,7 +41,7 @@ class _Running:
 
 
 class SweepSource:
-    """A `TrialSource` over the ledger; each trial's MLflow run follows its curve file.
+    """A `TrialSource` over the ledger.
 
     A trial whose run would repeat an earlier one, step for step, takes that one's result and trains nothing.
 
@@ -54,9 +49,7 @@ class SweepSource:
         ledger: the sweep's record, open for writing.
         trials: how many trials the sweep has in all.
         folder: where the trials' files go.
-        tracker: the store of the MLflow runs; `parent_run_id` is the sweep's own run there.
-        mirror: copies curve files into the runs; open, and closed by the caller.
-        data: what the trials train on, for MLflow's dataset column.
+        view: the sweep's MLflow runs; closed by the caller.
         progress: hears how the sweep goes on.
         threads: CPU threads of a trial.
         sharing: where trials find steps that others have trained.
@@ -68,10 +61,7 @@ class SweepSource:
         *,
         trials: int,
         folder: SweepFolder,
-        tracker: Tracker,
-        parent_run_id: str,
-        mirror: CurveMirror,
-        data: DataDescription | None,
+        view: RunView,
         progress: ProgressView,
         threads: int,
         sharing: Sharing,
@@ -79,15 +69,11 @@ class SweepSource:
         self._ledger = ledger
         self._trials = trials
         self._folder = folder
-        self._tracker = tracker
-        self._parent_run_id = parent_run_id
-        self._mirror = mirror
-        self._data = data
+        self._view = view
         self._progress = progress
         self._threads = threads
         self._sharing = sharing
         self._running: dict[int, _Running] = {}
-        self._problem: str | None = None
 
     def next_trial(self) -> Job | None:
         """Return the next trial that has to be trained, or None when the sweep has all its trials."""
@@ -95,8 +81,8 @@ class SweepSource:
             suggestion = self._ledger.ask()
             if suggestion is None:
                 return None
-            self._begin(suggestion)
             twin = self._ledger.twin(suggestion.number)
+            self._begin(suggestion, twin)
             if twin is None:
                 return Job(suggestion.number, self._config(suggestion))
             self._repeat(suggestion.number, twin)
@@ -108,14 +94,9 @@ class SweepSource:
             return
         running = self._running[number]
         self._count(running, result)
-        for text in result["messages"]:
+        for text in (*result["messages"], *self._view.news()):
             self._progress.message(text)
-        if self._mirror.problem not in (None, self._problem):
-            self._problem = self._mirror.problem
-            self._progress.message(f"MLflow: {self._problem}")
         self._progress.trial_moved(steps=result["steps"], shared=running.shared, loss=result["loss"], lr=result["lr"])
-        if result["metrics"]:
-            self._mirror.log_metrics(running.run_id, step=result["steps"] - 1, metrics=dict(result["metrics"]))
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
         """File a trial's outcome; a trial that failed costs the sweep nothing but its own time."""
@@ -127,58 +108,37 @@ class SweepSource:
             number,
             steps_executed=running.executed,
             steps_shared=running.shared,
+            shared_with=running.shared_with,
             seconds=time.monotonic() - running.started,
         )
         if result is None:
             self._file(tell(reason=LOST_PROCESS))
         elif "failed" in result:
-            texts = {"traceback.txt": result["traceback"]} if result["traceback"] else {}
+            texts = {TRACEBACK_FILE: result["traceback"]} if result["traceback"] else {}
             self._file(tell(reason=result["failed"]), texts=texts)
         else:
             metrics = dict(result["metrics"])
             self._file(tell(value=metrics[self._ledger.plan.space.objective.metric], metrics=metrics))
 
-    def _begin(self, suggestion: Suggestion) -> None:
+    def _begin(self, suggestion: Suggestion, twin: TrialRecord | None) -> None:
         self._progress.trial_started(suggestion.params)
-        run_id = start_trial(
-            self._tracker,
-            parent=self._parent_run_id,
-            number=suggestion.number,
-            name=trial_name(suggestion.number, suggestion.scheduler, suggestion.params),
-            params={
-                "scheduler": suggestion.scheduler,
-                **suggestion.settings,
-                "base_lr": suggestion.base_lr,
-                "total_steps": suggestion.config.total_steps,
-                "seed": suggestion.config.seed,
-            },
-            data=self._data,
-        )
-        self._ledger.annotate(suggestion.number, run_id=run_id)
-        self._running[suggestion.number] = _Running(run_id)
+        self._view.begun(suggestion.number, twin=None if twin is None else twin.number)
+        self._running[suggestion.number] = _Running()
 
     def _config(self, suggestion: Suggestion) -> dict[str, Any]:
         folder = self._folder.trial(suggestion.number)
         folder.mkdir(parents=True, exist_ok=True)
-        run = suggestion.config.to_dict()
-        resolved = {**run, "resolved_scheduler": repr(suggestion.config.schedule().params)}
-        self._mirror.follow(
-            self._running[suggestion.number].run_id,
-            folder / CURVE_FILE,
-            texts={"config.yaml": yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)},
-        )
         return {
-            "run": run,
+            "run": suggestion.config.to_dict(),
             "folder": str(folder),
             "threads": self._threads,
-            "label": self._running[suggestion.number].run_id,
+            "label": self._view.label(suggestion.number),
             "store": None if self._sharing.store is None else str(self._sharing.store),
             "checkpoint_budget": self._sharing.checkpoint_budget,
         }
 
     def _repeat(self, number: int, twin: TrialRecord) -> None:
-        """Give a trial the outcome of the one that it repeats; its MLflow run gets the same curve."""
-        self._mirror.follow(self._running[number].run_id, self._folder.trial(twin.number) / CURVE_FILE)
+        """Give a trial the outcome of the one that it repeats."""
         self._file(
             self._ledger.tell(
                 number,
@@ -191,36 +151,18 @@ class SweepSource:
         )
 
     def abandon(self) -> None:
-        """End the MLflow runs of trials under way as KILLED; the ledger keeps those trials as running."""
-        for running in self._running.values():
-            self._mirror.finish(running.run_id, "KILLED")
+        """Show trials under way as stopped; the ledger keeps them as running."""
+        for number in self._running:
+            self._view.abandoned(number)
         self._running.clear()
 
     def _file(self, record: TrialRecord, *, texts: Mapping[str, str] | None = None) -> None:
         """Bring the views in line with the ledger's new record."""
-        running = self._running.pop(record.number)
-        tags = {"reason": record.reason} if record.reason else {}
-        if running.shared_with:
-            tags["shared_with"] = ", ".join(f"{run} ({steps} steps)" for run, steps in running.shared_with.items())
-        if record.duplicate_of is not None:
-            tags["duplicate_of"] = str(record.duplicate_of)
-        costs = {"steps_executed": record.steps_executed, "steps_shared": record.steps_shared}
-        status: Status = "FINISHED" if record.state == "COMPLETE" else "FAILED"
-        metrics = {**record.metrics, **costs, "seconds": record.seconds}
-        self._mirror.finish(running.run_id, status, metrics=metrics, tags=tags, texts=texts)
-        self._mirror.log_metrics(self._parent_run_id, step=record.number, metrics=self._totals())
+        del self._running[record.number]
+        self._view.filed(record, texts=texts)
         self._progress.trial_ended(record)
-
-    def _totals(self) -> dict[str, float]:
-        """Return the sweep's own metrics: the best so far, and what all trials cost and were spared."""
-        records, best = self._ledger.trials(), self._ledger.best()
-        totals: dict[str, float] = {
-            "steps_executed": sum(record.steps_executed for record in records),
-            "steps_shared": sum(record.steps_shared for record in records),
-        }
-        if best is not None and best.value is not None:
-            totals[f"best_{self._ledger.plan.space.objective.metric}"] = best.value
-        return totals
+        for text in self._view.news():
+            self._progress.message(text)
 
     @staticmethod
     def _count(running: _Running, result: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import os
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nothing is sent anywhere but to the store that the user named
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # its links carry the address with the password
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # default 7, which holds a call up for minutes; the mirror retries itself
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # default 7: takes minutes, can make a run twice; the mirror retries
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds; default 120
 }.items():
     os.environ.setdefault(_name, _value)

@@ -1,54 +1,80 @@
-"""Mirror the curves of a sweep into the tracking store from one background thread, so that training never waits for it.
+"""Keep the runs of a sweep in the tracking store, from one background thread, so that training never waits for it.
 
 A batch that the store does not take is tried again, the same batch, until it does or the mirror is closed; meanwhile
-new points wait in their curve files. What can never be taken (a run that was deleted meanwhile) is given up and named.
+new points wait in their files. Runs are made and filled in the order in which they were begun.
 """
 
+import math
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mlflow.exceptions import MlflowException
 
-from tuner.tracking.outbox import Batch, DamagedCurveError, Ending, Outbox
-from tuner.tracking.runs import Status, clipped_tags
+from tuner.tracking.courier import Courier, ForeignStoreError, GoneError, Parcel, Receipt
+from tuner.tracking.outbox import Ending, Outbox, Texts
+from tuner.tracking.runs import TrialRun
+from tuner.tracking.spool import Spool
 from tuner.tracking.store import Tracker, reason
 
 POLL_SECONDS: Final = 1.0
 FIRST_RETRY_SECONDS: Final = 0.5
 LAST_RETRY_SECONDS: Final = 30.0
+_DETOUR_AFTER: Final = 4
+"""Failures in a row after which another run is tried first: it may be this one only that the store cannot take."""
+_MEANWHILE_SECONDS: Final = 0.1
 _FINAL_CODES: Final = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "INVALID_PARAMETER_VALUE"})
 
 
 @dataclass(frozen=True, slots=True)
-class Unsent:
-    """What a closed mirror could not send: the runs it concerns, and how many training steps of their curves."""
+class News:
+    """What the mirror found out: about one run (`key`), or about the store.
 
-    run_ids: tuple[str, ...]
-    points: int
+    `run_id`: the store's id of the run. `done`: all of a run that has ended was sent. `gone`: it was deleted there and
+    gets nothing more. `text` is for people.
+    """
+
+    key: str | None = None
+    run_id: str | None = None
+    done: Receipt | None = None
+    gone: bool = False
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """What a closed mirror could not send: how many runs it concerns, how many steps of their curves, and why."""
+
+    runs: int
+    steps: int
     problem: str | None
 
     def __bool__(self) -> bool:
-        return bool(self.run_ids)
+        return self.runs > 0
 
 
 class CurveMirror:
-    """Send curves, metrics and endings of runs to the store, in order for each run, from a thread of its own.
+    """Make the runs of one sweep and send their curves, metrics and endings, in order, from a thread of its own.
 
-    Every method but `close` returns at once. Example:
+    Every method but `close` returns at once. A run goes by a `key` of the caller's choice, since the store's id of it
+    is not known before the store has answered. Example:
 
-        mirror = CurveMirror(tracker)
-        mirror.follow(run_id, folder / "curve.csv")
-        mirror.log_metrics(run_id, step=600, metrics={"accuracy": 0.91})
-        mirror.finish(run_id, "FINISHED", metrics={"final_loss": 4.2})   # when the curve file is complete
+        mirror = CurveMirror(tracker, parent=parent_run_id)
+        mirror.follow("trial 0", trial=TrialRun(...), folder=folder)
+        mirror.finish("trial 0", Ending(status="FINISHED", ...))   # when the files in the folder are complete
+        mirror.news()                                               # now and then
         if unsent := mirror.close(timeout=10):
-            print(f"{unsent.points} steps of {len(unsent.run_ids)} runs were not sent: {unsent.problem}")
+            print(f"{unsent.steps} steps of {unsent.runs} runs were not sent: {unsent.problem}")
 
     Args:
-        poll_seconds: how often the curve files are looked at.
+        tracker: the store, which need not have been reached yet.
+        parent: id of the sweep's run.
+        run_ids: the trials' runs that are known from before, by key.
+        poll_seconds: how often the files are looked at.
         first_retry_seconds: wait after the first failure; it doubles with each further one, up to half a minute.
     """
 
@@ -56,19 +82,25 @@ class CurveMirror:
         self,
         tracker: Tracker,
         *,
+        parent: str,
+        run_ids: Mapping[str, str] | None = None,
         poll_seconds: float = POLL_SECONDS,
         first_retry_seconds: float = FIRST_RETRY_SECONDS,
     ) -> None:
-        self._client = tracker.client
+        self._courier = Courier(tracker, parent=parent, run_ids=run_ids or {})
         self._shown = tracker.shown
         self._poll_seconds = poll_seconds
         self._first_retry_seconds = first_retry_seconds
-        self._boxes: dict[str, Outbox] = {}
-        self._resumed: set[str] = set()
-        self._lost: dict[str, str] = {}
+        self._parcels: dict[str, Parcel] = {}
+        self._ill: dict[str, tuple[float, str]] = {}  # runs that fail where others do not: when to try again, and why
+        self._stuck = ""
+        self._news: deque[News] = deque()
+        self._lost: list[str] = []
         self._failures = 0
         self._failure: str | None = None
-        self._deadline: float | None = None
+        self._deadline = self._stall = math.inf
+        self._closing = False
+        self._last_success = time.monotonic()
         self._condition = threading.Condition()
         self._awake = False
         self._thread = threading.Thread(target=self._work, name="curve-mirror", daemon=True)
@@ -76,135 +108,187 @@ class CurveMirror:
 
     @property
     def problem(self) -> str | None:
-        """The newest problem with the store in one line, None while all is well; for the progress display."""
-        return self._failure or next(reversed(self._lost.values()), None)
+        """The newest problem with the store in one line, None while all is well."""
+        return self._failure or next((text for _, text in self._ill.values()), self._lost[-1] if self._lost else None)
+
+    def news(self) -> list[News]:
+        """Return what was found out since the last call, oldest first."""
+        return [self._news.popleft() for _ in range(len(self._news))]
 
     def follow(
-        self, run_id: str, curve: Path, *, resumed: bool = False, texts: Mapping[str, str] | None = None
-    ) -> None:
-        """Mirror the curve file, from now until `finish`, and add the texts (file name: content) as artifacts.
-
-        `resumed`: the run exists from before; ask the store what it holds, and send only what comes after.
-        """
-        with self._condition:
-            if run_id in self._boxes:
-                raise ValueError(f"a run is followed once, but run {run_id} is already")
-            box = Outbox(curve, start_ms=_now_ms())
-            box.texts.update(texts or {})
-            self._boxes[run_id] = box
-            if resumed:
-                self._resumed.add(run_id)
-
-    def log_metrics(self, run_id: str, *, step: int, metrics: Mapping[str, float]) -> None:
-        """Queue metrics of one step, such as an evaluation; they go out with the curve's next points."""
-        with self._condition:
-            self._box(run_id).put(step, metrics, time_ms=_now_ms())
-
-    def finish(
         self,
-        run_id: str,
-        status: Status,
+        key: str,
         *,
-        metrics: Mapping[str, float] | None = None,
-        tags: Mapping[str, str] | None = None,
-        texts: Mapping[str, str] | None = None,
+        trial: TrialRun | None = None,
+        run_id: str | None = None,
+        folder: Path | None = None,
+        spool: Path | None = None,
+        texts: Texts | None = None,
+        ending: Ending | None = None,
     ) -> None:
-        """End the run as `status` once all of its curve has been sent; call it when the curve file is complete.
+        """Make or find the run, and mirror the curve and the evaluations in `folder`, until the run is finished.
 
-        The metrics are logged at the curve's last step; texts become artifacts.
+        Args:
+            key: the caller's name for the run.
+            trial: what the run is, if it is a trial's.
+            run_id: the run's id, if it is known; a trial's run is looked for otherwise, and made if it is not there.
+            folder: holds the trial's files, now or later.
+            spool: folder for the batch that is under way, so that a later process can repeat it; None for no such.
+            texts: artifacts of the run.
+            ending: how the run ended, if that is known; otherwise it is RUNNING from now on.
+        """
+        start_ms = _now_ms() if trial is None else trial.start_ms
+        box = Outbox(folder, spool=None if spool is None else Spool(spool), start_ms=start_ms)
+        with self._condition:
+            if key in self._parcels:
+                raise ValueError(f"a run is followed once, but {key} is already")
+            self._parcels[key] = Parcel(key, box, trial=trial, run_id=run_id, texts=dict(texts or {}))
+            if ending is not None:
+                self._end(key, ending)
+            self._wake()
+
+    def log_metrics(self, key: str, *, step: int, metrics: Mapping[str, float], time_ms: int) -> None:
+        """Queue metrics of one step besides those in the files."""
+        with self._condition:
+            if key in self._parcels:
+                self._parcels[key].box.put(step, metrics, time_ms=time_ms)
+
+    def finish(self, key: str, ending: Ending) -> None:
+        """End the run once all of it has been sent; call it when its files are complete."""
+        with self._condition:
+            self._end(key, ending)
+            self._wake()
+
+    def close(
+        self, *, timeout: float = math.inf, stall: float = math.inf, meanwhile: Callable[[], object] | None = None
+    ) -> Unsent:
+        """Send what is left, stop the thread, and return what could not be sent.
+
+        It gives up after `timeout` seconds, and when the store has taken nothing for `stall` seconds. `meanwhile` is
+        called some times a second.
         """
         with self._condition:
-            box = self._box(run_id)
-            box.texts.update(texts or {})
-            box.ending = Ending(status, dict(metrics or {}), clipped_tags(tags or {}), _now_ms())
+            self._last_success = time.monotonic()
+            self._deadline, self._stall = self._last_success + timeout, stall
+            self._failures = min(self._failures, 1)  # back to short waits
+            self._closing = True
             self._wake()
-
-    def close(self, *, timeout: float) -> Unsent:
-        """Send what is left for at most `timeout` seconds, stop the thread, and return what could not be sent."""
+        answers = self._courier.answers
+        while self._thread.is_alive() and not self._time_is_up():
+            self._thread.join(_MEANWHILE_SECONDS)
+            if self._courier.answers > answers:
+                answers, self._last_success = self._courier.answers, time.monotonic()
+            if meanwhile is not None:
+                meanwhile()
         with self._condition:
-            self._deadline = time.monotonic() + timeout
-            self._wake()
-        self._thread.join(timeout + 0.1)
-        with self._condition:
-            boxes = dict(self._boxes)
-        points = {run_id: box.unsent_points() for run_id, box in boxes.items()}
-        late = [run_id for run_id, box in boxes.items() if points[run_id] or box.pending]
-        return Unsent(tuple(dict.fromkeys([*self._lost, *late])), sum(points.values()), self.problem)
+            steps = {key: parcel.box.unsent_steps() for key, parcel in self._parcels.items()}
+            left = [key for key, parcel in self._parcels.items() if steps[key] or parcel.box.ending is not None]
+        return Unsent(len(left) + len(self._lost), sum(steps.values()), self.problem)
 
-    def _box(self, run_id: str) -> Outbox:
-        return self._boxes.setdefault(run_id, Outbox(start_ms=_now_ms()))
+    def _end(self, key: str, ending: Ending) -> None:
+        parcel = self._parcels.get(key)
+        if parcel is not None:  # it may be lost
+            parcel.texts.update(ending.texts)
+            parcel.box.ending = ending
 
     def _wake(self) -> None:
         self._awake = True
         self._condition.notify()
 
     def _work(self) -> None:
-        while True:
-            closing = self._deadline is not None
+        while not self._time_is_up():
+            closing = self._closing
             self._round()
             with self._condition:
-                if (closing and not self._failures) or self._time_is_up():
+                if closing and not self._failures and not self._ill:
                     return
                 self._condition.wait_for(lambda: self._awake, self._pause())
                 self._awake = False
 
     def _time_is_up(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
+        return self._closing and time.monotonic() >= min(self._deadline, self._last_success + self._stall)
 
     def _pause(self) -> float:
         if not self._failures:
-            return self._poll_seconds
+            return self._poll_seconds if not self._closing else min(self._poll_seconds, self._first_retry_seconds)
         pause = min(LAST_RETRY_SECONDS, self._first_retry_seconds * 2.0 ** min(self._failures - 1, 20))
-        return pause if self._deadline is None else max(0.0, min(pause, self._deadline - time.monotonic()))
+        return min(pause, max(0.0, self._deadline - time.monotonic()))
 
     def _round(self) -> None:
-        """Send what every run has, oldest first; at a failure stop, and begin with the next run the next time."""
+        """Send what every run has, oldest first, to the first failure."""
         with self._condition:
-            boxes = list(self._boxes.items())
-        for run_id, box in boxes:
-            try:
-                self._deliver(run_id, box)
-            except Exception as error:  # noqa: BLE001  whatever it was, it is shown, and the thread lives on
-                if isinstance(error, MlflowException) and error.error_code in _FINAL_CODES:
-                    self._lost[run_id] = f"the tracking store refuses run {run_id}: {reason(error)}"
-                    self._forget(run_id)
-                    continue
+            parcels = list(self._parcels.values())
+        answers = self._courier.answers
+        detour = self._failures > 0 and self._failures % _DETOUR_AFTER == 0
+        for parcel in self._order(parcels, detour=detour):
+            failure = self._attempt(parcel)
+            if failure is not None:
                 self._failures += 1
-                self._failure = f"the tracking store {self._shown} fails, trying again: {reason(error)}"
-                with self._condition:
-                    self._boxes[run_id] = self._boxes.pop(run_id)
+                self._stuck = self._stuck if detour else parcel.key
+                if self._failure is None:
+                    self._news.append(News(text=failure))
+                self._failure = failure
                 return
-        self._failures, self._failure = 0, None
+            if self._failure is not None and self._courier.answers > answers:
+                self._news.append(News(text=f"the tracking store {self._shown} answers again"))
+                if detour and parcel.key != self._stuck:
+                    self._ill[self._stuck] = (0.0, self._failure)
+                self._failures, self._failure = 0, None
+        self._failures = 0
+        for parcel in parcels:
+            due, _ = self._ill.get(parcel.key, (math.inf, ""))
+            if due <= time.monotonic() or (parcel.key in self._ill and self._closing):
+                failure = self._attempt(parcel)
+                if failure is None:
+                    del self._ill[parcel.key]
+                    continue
+                if due == 0:
+                    self._news.append(News(text=f"{parcel.name} waits: {failure}"))
+                self._ill[parcel.key] = (time.monotonic() + LAST_RETRY_SECONDS, failure)
 
-    def _deliver(self, run_id: str, box: Outbox) -> None:
-        if run_id in self._resumed:
-            run = self._client.get_run(run_id)
-            box.skip({metric.key: (metric.step, metric.timestamp) for metric in run.data.to_proto().metrics})
-            if run.info.status != "RUNNING":
-                self._client.update_run(run_id, "RUNNING")
-            self._resumed.discard(run_id)
-        while (batch := self._next_batch(run_id, box)) is not None:
-            self._client.log_batch(run_id, metrics=batch.metrics, tags=batch.tags, synchronous=True)
-            box.acknowledge()
-            if self._time_is_up():
-                return
-        for file_name in list(box.texts):
-            self._client.log_text(run_id, box.texts[file_name], file_name)
-            del box.texts[file_name]
-        if box.complete and box.ending is not None:
-            self._client.set_terminated(run_id, box.ending.status, box.ending.time_ms)
-            self._forget(run_id)
+    def _order(self, parcels: list[Parcel], *, detour: bool) -> Iterator[Parcel]:
+        """Yield the runs that may well be taken, in order; on a detour the one that failed comes last."""
+        well = [parcel for parcel in parcels if parcel.key not in self._ill]
+        if detour:
+            others = [parcel for parcel in well if parcel.key != self._stuck]
+            turn = self._failures // _DETOUR_AFTER % max(1, len(others))
+            well = [*others[turn:], *others[:turn], *(parcel for parcel in well if parcel.key == self._stuck)]
+        for parcel in well:
+            if parcel.key not in self._ill:
+                yield parcel
 
-    def _next_batch(self, run_id: str, box: Outbox) -> Batch | None:
+    def _attempt(self, parcel: Parcel) -> str | None:
+        """Deliver one parcel; return the failure in one line if it can be tried again."""
+        known = parcel.found is not None
         try:
-            return box.next_batch()
-        except DamagedCurveError as error:
-            self._lost[run_id] = str(error)
-            return box.next_batch()  # what is left besides the curve
+            complete = self._courier.deliver(parcel, hurry=self._time_is_up)
+        except Exception as error:  # noqa: BLE001  whatever it was, it is shown, and the thread lives on
+            if isinstance(error, GoneError):
+                self._drop(parcel, News(parcel.key, parcel.run_id, gone=True, text=str(error)))
+                return None
+            if isinstance(error, ForeignStoreError):
+                self._lose(parcel, str(error))
+                return None
+            if isinstance(error, MlflowException) and error.error_code in _FINAL_CODES:
+                self._lose(parcel, f"the tracking store {self._shown} refuses {parcel.name}: {reason(error)}")
+                return None
+            return f"the tracking store {self._shown} fails, trying again: {reason(error)}"
+        finally:
+            if not known and parcel.run_id is not None and parcel.trial is not None:
+                self._news.append(News(parcel.key, parcel.run_id))
+        if complete:
+            self._drop(parcel, News(parcel.key, parcel.run_id, parcel.receipt))
+        return None
 
-    def _forget(self, run_id: str) -> None:
+    def _lose(self, parcel: Parcel, text: str) -> None:
+        told = text in self._lost
+        self._lost.append(text)
+        self._drop(parcel, News(parcel.key, parcel.run_id, text=None if told else text))
+
+    def _drop(self, parcel: Parcel, news: News) -> None:
         with self._condition:
-            self._boxes.pop(run_id, None)
+            self._parcels.pop(parcel.key, None)
+        self._news.append(news)
 
 
 def _now_ms() -> int:

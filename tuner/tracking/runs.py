@@ -4,12 +4,13 @@ import getpass
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from tuner.names import SYNTHETIC, TAG_KIND, TAG_TRIAL, Setting
 from tuner.tracking.store import Tracker
@@ -52,9 +53,11 @@ def start_sweep(
     the store or its artifact store does not take them: better now than after the first trial.
     """
     with tracker.asked_to("record the sweep"):
-        run_id = _create(tracker, name=name, params=params, tags={TAG_KIND: "sweep", **(tags or {})})
+        created = _create(tracker.client, tracker.experiment_id, name=name, tags={TAG_KIND: "sweep", **(tags or {})})
+    run_id = str(created.info.run_id)
     try:
-        with tracker.asked_to("take the sweep's data and artifacts"):
+        with tracker.asked_to("take the sweep's settings, data and artifacts"):
+            tracker.client.log_batch(run_id, params=_params(params), synchronous=True)
             if data is not None:
                 tracker.client.log_inputs(run_id, [_dataset_input(data)])
             for file_name, text in (texts or {}).items():
@@ -66,23 +69,42 @@ def start_sweep(
     return run_id
 
 
-def start_trial(
-    tracker: Tracker,
-    *,
-    parent: str,
-    number: int,
-    name: str,
-    params: Mapping[str, Any],
-    tags: Mapping[str, str] | None = None,
-    data: DataDescription | None = None,
-) -> str:
-    """Create the child run of trial `number` under the run `parent` and return its id; `trial_name` makes a `name`."""
-    own = {TAG_KIND: "trial", TAG_TRIAL: str(number), "mlflow.parentRunId": parent}
-    with tracker.asked_to(f"record trial {number}"):
-        run_id = _create(tracker, name=name, params=params, tags={**own, **(tags or {})})
-        if data is not None:
-            tracker.client.log_inputs(run_id, [_dataset_input(data)])
-    return run_id
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRun:
+    """The run of trial `number` below the run `parent`: what it is called, and since when it is under way."""
+
+    parent: str
+    number: int
+    name: str
+    params: Mapping[str, Any]
+    start_ms: int
+
+
+def find_trial(client: MlflowClient, trial: TrialRun, *, experiment_id: str) -> Run | None:
+    """Return the trial's run as the store has it, one with a curve where there are more; None where there is none."""
+    return max(_search(client, trial, experiment_id), key=lambda run: bool(run.data.metrics), default=None)
+
+
+def create_trial(client: MlflowClient, trial: TrialRun, *, experiment_id: str) -> Run:
+    """Make the trial's run; its settings and data follow with `describe_trial`, which can be repeated."""
+    tags = {TAG_KIND: "trial", TAG_TRIAL: str(trial.number), "mlflow.parentRunId": trial.parent}
+    return _create(client, experiment_id, name=trial.name, tags=tags, start_ms=trial.start_ms)
+
+
+def describe_trial(client: MlflowClient, trial: TrialRun, run: Run, *, data: Sequence[DatasetInput]) -> None:
+    """Add the settings and the data that the run does not have yet."""
+    params = [entry for entry in _params(trial.params) if entry.key not in run.data.params]
+    if params:
+        client.log_batch(run.info.run_id, params=params, synchronous=True)
+    if data and not (run.inputs and run.inputs.dataset_inputs):
+        client.log_inputs(run.info.run_id, list(data))
+
+
+def delete_doubles(client: MlflowClient, trial: TrialRun, run_id: str, *, experiment_id: str) -> None:
+    """Delete other runs of the trial without a curve: a server that hung can have made one that it was not heard of."""
+    for other in _search(client, trial, experiment_id):
+        if other.info.run_id != run_id and not other.data.metrics:
+            client.delete_run(other.info.run_id)
 
 
 def finish(
@@ -121,14 +143,22 @@ def clean_key(key: str) -> str:
     return _ODD.sub("_", key)[:_KEY_LIMIT]
 
 
-def _create(tracker: Tracker, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+def _create(
+    client: MlflowClient, experiment_id: str, *, name: str, tags: Mapping[str, str], start_ms: int | None = None
+) -> Run:
     about = {"mlflow.user": _user(), "mlflow.source.name": "fastface-tuner", "mlflow.source.type": "LOCAL"}
-    run = tracker.client.create_run(
-        tracker.experiment_id, tags=clipped_tags({**about, **tags}), run_name=_clip(name, _NAME_LIMIT)
+    return client.create_run(
+        experiment_id, start_time=start_ms, tags=clipped_tags({**about, **tags}), run_name=_clip(name, _NAME_LIMIT)
     )
-    entities = [Param(clean_key(key), _clip(_written(value), _PARAM_LIMIT)) for key, value in params.items()]
-    tracker.client.log_batch(run.info.run_id, params=entities, synchronous=True)
-    return str(run.info.run_id)
+
+
+def _params(params: Mapping[str, Any]) -> list[Param]:
+    return [Param(clean_key(key), _clip(_written(value), _PARAM_LIMIT)) for key, value in params.items()]
+
+
+def _search(client: MlflowClient, trial: TrialRun, experiment_id: str) -> list[Run]:
+    mine = f"tags.`mlflow.parentRunId` = '{trial.parent}' AND tags.`{TAG_TRIAL}` = '{trial.number}'"
+    return list(client.search_runs([experiment_id], mine, order_by=["attributes.start_time ASC"], max_results=10))
 
 
 def _dataset_input(data: DataDescription) -> DatasetInput:

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -33,13 +33,33 @@ _PORTS: Final = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _NOTE: Final = "Sweeps of learning-rate schedules: one parent run per sweep, one child run per trial."
 
 
-@dataclass(frozen=True, slots=True)
 class Tracker:
-    """A tracking store that has been reached and written: its address, its client, and the experiment of the sweeps."""
+    """A tracking store, its client, and the experiment of the sweeps in it; asked for nothing before it is used.
 
-    uri: str
-    client: MlflowClient
-    experiment_id: str
+    `connect` makes one that has been reached and written. Making it here is for those who can wait for a store that is
+    away: the first use of `client`, which may take long or fail, is then theirs.
+    """
+
+    def __init__(self, uri: str, *, experiment: str = EXPERIMENT) -> None:
+        self.uri = uri
+        self.experiment = experiment
+
+    def __repr__(self) -> str:
+        return f"Tracker({self.shown!r})"
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client, which sets a fresh database up; `connect` makes the file, a sweep that goes on must not."""
+        database = sqlite_path(self.uri)
+        if database is not None and not database.exists():
+            raise FileNotFoundError(f"{database} is not there")
+        _silence()
+        return MlflowClient(self.uri)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The experiment of the sweeps, made if it is not there, and written to: a store for reading only raises."""
+        return _writable_experiment(self.client, self.experiment, sqlite_path(self.uri))
 
     @property
     def shown(self) -> str:
@@ -63,8 +83,46 @@ def connect(uri: str, *, experiment: str = EXPERIMENT) -> Tracker:
     Raises UserError, within seconds, if the store is not there, is not MLflow's, is locked, or cannot be written.
     A fresh SQLite store is set up, with its artifacts in `mlartifacts/` beside the database file.
     """
-    _silence()
-    shown = redact(uri)
+    tracker = Tracker(uri, experiment=experiment)
+    _probe(uri)
+    with _explained(tracker):
+        assert tracker.experiment_id  # noqa: S101 - asking for it is the test
+    return tracker
+
+
+def reconnect(uri: str, *, run_id: str) -> Tracker:
+    """Reach the store that has a run, and make nothing there; UserError, within seconds, where that fails."""
+    tracker = Tracker(uri)
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():
+        raise UserError(f"the tracking store {database} is not there; say with --tracking-uri where it is now")
+    _probe(uri)
+    with _explained(tracker):
+        try:
+            tracker.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UserError(
+                f"the tracking store {tracker.shown} has no run {run_id}; say with --tracking-uri which one has"
+            ) from None
+    return tracker
+
+
+@contextmanager
+def _explained(tracker: Tracker) -> Iterator[None]:
+    """Turn whatever is raised inside the block into a UserError with a way out: a traceback would show the password."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        explanation = _explain(error, tracker.shown)
+        raise UserError(f"the tracking store {tracker.shown} cannot be used: {explanation}") from None
+
+
+def _probe(uri: str) -> None:
+    """Find out quickly whether anything is there."""
     scheme = urlsplit(uri).scheme.partition("+")[0]
     database = sqlite_path(uri)
     if database is not None:
@@ -73,12 +131,6 @@ def connect(uri: str, *, experiment: str = EXPERIMENT) -> Tracker:
         _probe_server(uri)
     elif scheme in _PORTS:
         _probe_sql_server(uri, default_port=_PORTS[scheme])
-    try:
-        client = MlflowClient(uri)
-        experiment_id = _writable_experiment(client, experiment, database)
-    except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise UserError(f"the tracking store {shown} cannot be used: {_explain(error, shown)}") from None
-    return Tracker(uri, client, experiment_id)
 
 
 def reason(error: BaseException) -> str:

@@ -13,7 +13,12 @@ WAY_OUT = f"use {DEFAULT_TRACKING_URI} or the address of a server, such as http:
 
 # Greedy up to the last "@": a password may hold any character. Files have no user, and paths may hold an "@".
 _USER = re.compile(r"\b(?!sqlite:|file:)([a-z][a-z0-9+.-]*://)\S*@", re.IGNORECASE)
-_SECRET = re.compile(r"([?&][^=&\s]*(?:passw|pwd|token|secret|key|sig|credential)[^=&\s]*=)[^&\s'\"]+", re.IGNORECASE)
+_SECRET = re.compile(
+    r"([?&][^=&\s]*(?:passw|pwd|token|secret|key|sig|credential|odbc_connect)[^=&\s]*="
+    r"|\b(?:passw\w*|pwd)=)[^&;\s'\"]+",  # the second form: what database drivers make of an address
+    re.IGNORECASE,
+)
+_HIDDEN = "***"
 
 
 def resolve_uri(option: str | None) -> str:
@@ -46,6 +51,19 @@ def resolve_uri(option: str | None) -> str:
     return uri
 
 
+def reopen_uri(recorded: str, option: str | None) -> str:
+    """Return the address of a store that was recorded without its credentials, with those that this process is given.
+
+    The option wins, as it may also say where the store has moved to; then MLFLOW_TRACKING_URI, where that is the same
+    store. Without either the address goes without credentials, for stores that take them from variables of their own
+    (MLFLOW_TRACKING_USERNAME, PGPASSWORD). Raises UserError for an option that cannot be a store.
+    """
+    variable = os.environ.get(TRACKING_URI_VARIABLE, "").strip()
+    if option is not None or (variable and _place(variable) == _place(recorded)):
+        return resolve_uri(option)
+    return re.sub(rf"(?<=[?&])[^=&]*={re.escape(_HIDDEN)}&?", "", recorded.replace(f"{_HIDDEN}@", "")).rstrip("?&")
+
+
 def sqlite_path(uri: str) -> Path | None:
     """Return the database file of an SQLite address, None for any other kind of store."""
     if not uri.startswith(SQLITE):
@@ -55,7 +73,12 @@ def sqlite_path(uri: str) -> Path | None:
 
 def redact(text: str) -> str:
     """Return the text with user, password and secret query values of every address in it replaced by ***."""
-    return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
+    return _SECRET.sub(rf"\1{_HIDDEN}", _USER.sub(rf"\1{_HIDDEN}@", text))
+
+
+def _place(uri: str) -> str:
+    """Return what is left of an address without user and query: which store it is."""
+    return redact(uri).replace(f"{_HIDDEN}@", "").partition("?")[0].rstrip("/")
 
 
 def _check_server(uri: str, rule: str) -> None:

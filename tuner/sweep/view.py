@@ -1,0 +1,254 @@
+"""The sweep's runs in MLflow: what people see of it, made from the ledger and the trials' files, now or later.
+
+Nothing here waits for the tracking server; a thread of its own brings the runs there. What it could not bring is left
+to `bring_in_line`, which makes the same runs from the same records.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from tuner.names import CONFIG_FILE, CURVE_FILE, TRACEBACK_FILE
+from tuner.search.ledger import Ledger
+from tuner.search.plan import Assignment, Plan, run_config
+from tuner.sweep.folder import SweepFolder
+from tuner.sweep.runs_lock import RunsLock
+from tuner.tracking.courier import Receipt
+from tuner.tracking.mirror import CurveMirror, News
+from tuner.tracking.outbox import Ending
+from tuner.tracking.runs import Status, TrialRun, trial_name
+from tuner.tracking.store import Tracker
+from tuner.trials import TrialRecord
+
+
+class RunView:
+    """Keeps the runs of a sweep in line with what the ledger and the trials' files say; call it from one thread.
+
+    Args:
+        ledger: the sweep's record, open for writing: it notes which run belongs to which trial, and which trials have
+            been sent completely.
+        folder: the sweep's files.
+        tracker: the store; it need not be there.
+
+        lock: the caller's, if it has taken it already; given back by `close` and `drain`.
+
+    Raises:
+        UserError: another process is at it.
+    """
+
+    def __init__(self, ledger: Ledger, *, folder: SweepFolder, tracker: Tracker, lock: RunsLock | None = None) -> None:
+        self._lock = lock or RunsLock(folder)
+        self._ledger = ledger
+        self._folder = folder
+        self._parent = folder.read().parent_run_id
+        self._numbers: dict[str, int] = {}
+        self._mending: set[str] = set()
+        self._totals: dict[str, float] = {"steps_executed": 0, "steps_shared": 0}
+        self._run_ids = {record.number: record.run_id for record in ledger.trials() if record.run_id is not None}
+        known = {self.label(number): run_id for number, run_id in self._run_ids.items()}
+        self._mirror = CurveMirror(tracker, parent=self._parent, run_ids=known)
+
+    def label(self, number: int) -> str:
+        """Return what a trial is called in the stage store: unlike any other, and known without the server."""
+        return f"{self._parent}/{number}"
+
+    def sweep_runs(self) -> None:
+        """Show the sweep as running, and send what earlier processes left."""
+        self._mirror.follow(self._parent, run_id=self._parent)
+        for record in self._ledger.trials():
+            if record.ended is not None:
+                self._log_totals(record)
+        self.catch_up()
+
+    def sweep_is_over(self, status: Status, *, mild: bool) -> None:
+        """Show a sweep that no process runs as ended; with `mild` only if it looks like running."""
+        finished = [record for record in self._ledger.trials() if record.ended is not None]
+        ended = max((record.ended or 0.0 for record in finished), default=time.time())
+        ending = Ending(status=status, time_ms=_ms(ended), mild=mild)
+        self._mirror.follow(self._parent, run_id=self._parent)
+        self._mending.add(self._parent)
+        for record in finished:
+            self._log_totals(record)
+        self._mirror.finish(self._parent, ending)
+
+    def catch_up(self) -> None:
+        """Send the finished trials that the ledger does not mark as sent; asks nothing about the others."""
+        for record in self._ledger.trials():
+            if record.ended is not None and not record.mirrored:
+                self._mend(record, self._ending(record, self._traceback(record)))
+
+    def trial_is_over(self, record: TrialRecord) -> None:
+        """Show a trial that is not finished, and that no process runs, as KILLED."""
+        self._mend(record, Ending(status="KILLED", time_ms=_ms(time.time()), mild=True))
+
+    def begun(self, number: int, *, twin: int | None) -> None:
+        """Hear that a trial begins, or goes on; where it repeats `twin`, it shows that one's curve."""
+        self._follow(self._ledger.trial(number), twin=twin)
+
+    def filed(self, record: TrialRecord, *, texts: Mapping[str, str] | None = None) -> None:
+        """Hear a trial's outcome, when its files are complete; the texts (file name: content) go with it."""
+        folder = self._folder.trial(record.number)
+        with suppress(OSError):  # a full disk: they are sent from memory then, unless the process dies before
+            for name, text in (texts or {}).items():
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(text, "utf-8")
+        self._mirror.finish(self.label(record.number), self._ending(record, texts or {}))
+        self._log_totals(record)
+
+    def abandoned(self, number: int) -> None:
+        """Hear that a trial under way stops here; the ledger keeps it as running, and it may be begun again."""
+        self._mirror.finish(self.label(number), Ending(status="KILLED", time_ms=_ms(time.time())))
+
+    def news(self) -> list[str]:
+        """Note in the ledger what was sent; return what people should know, a line each."""
+        return [line for news in self._mirror.news() for line in self._heard(news)]
+
+    def close(self, status: Status | None = None, *, timeout: float) -> list[str]:
+        """End the sweep's run, if a status is given, send what is left, and return what people should know."""
+        if status is not None:
+            self._mirror.finish(self._parent, Ending(status=status, time_ms=_ms(time.time())))
+        lines: list[str] = []
+        left = self.drain(timeout=timeout, hear=lines.append)
+        return lines if left is None else [*lines, left]
+
+    def drain(
+        self, *, hear: Callable[[str], None], timeout: float = float("inf"), stall: float = float("inf")
+    ) -> str | None:
+        """Send what is left until nothing is, or time is up, or the store has taken nothing for `stall` seconds.
+
+        `hear` gets the news; what was not sent is returned in one line, None where all was.
+        """
+
+        def take_news() -> None:
+            for line in self.news():
+                hear(line)
+
+        try:
+            unsent = self._mirror.close(timeout=timeout, stall=stall, meanwhile=take_news)
+            take_news()
+        finally:
+            self._lock.release()
+        if not unsent:
+            return None
+        runs = f"{unsent.runs} run{'' if unsent.runs == 1 else 's'}"
+        what = f"{unsent.steps} steps of {runs}" if unsent.steps else f"the end of {runs}"
+        cause = f" ({unsent.problem})" if unsent.problem else ""
+        return f"MLflow lacks {what}{cause}; send it with: fastface-tuner sync {self._folder.word}"
+
+    def _heard(self, news: News) -> list[str]:
+        number = None if news.key is None else self._numbers.get(news.key)
+        if number is not None:
+            with suppress(OSError):  # a full disk: the run is found again by its tags
+                self._note(number, news)
+        lines = [] if news.text is None else [f"MLflow: {news.text}"]
+        if news.done is not None and news.done.damage is not None:
+            lines.append(f"MLflow: {news.done.damage}")
+        if news.key in self._mending and news.done is not None:
+            whose = "the sweep" if number is None else f"trial {number}"
+            if news.done:
+                lines.append(f"MLflow: {whose}: {_mended(news.done)}")
+            if number is not None and (lost := self._missing_curve(number)) is not None:
+                lines.append(f"MLflow: {whose}: {lost} is missing; what had been sent of it before is kept")
+        return lines
+
+    def _note(self, number: int, news: News) -> None:
+        """Write into the ledger what it does not know yet."""
+        if news.run_id is not None and self._run_ids.get(number) != news.run_id:
+            self._ledger.annotate(number, run_id=news.run_id)
+            self._run_ids[number] = news.run_id
+        if news.gone or (news.done is not None and news.done.damage is None):
+            record = self._ledger.trial(number)
+            if record.ended is not None and not record.mirrored:
+                self._ledger.mark_mirrored(number)
+
+    def _missing_curve(self, number: int) -> Path | None:
+        record = self._ledger.trial(number)
+        twin = record.number if record.duplicate_of is None else record.duplicate_of
+        curve = self._folder.trial(twin) / CURVE_FILE
+        return curve if record.steps_executed + record.steps_shared > 0 and not curve.exists() else None
+
+    def _mend(self, record: TrialRecord, ending: Ending) -> None:
+        self._mending.add(self.label(record.number))
+        self._follow(record, twin=record.duplicate_of, ending=ending)
+
+    def _follow(self, record: TrialRecord, *, twin: int | None, ending: Ending | None = None) -> None:
+        label = self.label(record.number)
+        self._numbers[label] = record.number
+        plan = self._ledger.plan
+        self._mirror.follow(
+            label,
+            trial=TrialRun(
+                parent=self._parent,
+                number=record.number,
+                name=trial_name(record.number, record.scheduler, record.params),
+                params={
+                    "scheduler": record.scheduler,
+                    **record.settings,
+                    "base_lr": record.base_lr,
+                    "total_steps": plan.steps,
+                    "seed": plan.seed,
+                },
+                start_ms=_ms(record.begun),
+            ),
+            folder=self._folder.trial(record.number if twin is None else twin),
+            spool=self._folder.trial(record.number),
+            texts={CONFIG_FILE: partial(_config_text, plan, record)},
+            ending=ending,
+        )
+
+    def _ending(self, record: TrialRecord, texts: Mapping[str, str]) -> Ending:
+        tags = {"reason": record.reason} if record.reason else {}
+        if record.duplicate_of is not None:
+            tags["duplicate_of"] = str(record.duplicate_of)
+        costs = {"steps_executed": record.steps_executed, "steps_shared": record.steps_shared}
+        return Ending(
+            status="FINISHED" if record.state == "COMPLETE" else "FAILED",
+            time_ms=_ms(record.ended or 0.0),
+            metrics={**record.metrics, **costs, "seconds": record.seconds},
+            step=self._ledger.plan.steps - 1 if record.state == "COMPLETE" else None,
+            tags=tags,
+            texts=texts,
+            shared_with=record.shared_with,
+        )
+
+    def _traceback(self, record: TrialRecord) -> dict[str, str]:
+        path = self._folder.trial(record.number) / TRACEBACK_FILE
+        if record.state == "FAIL" and path.exists():
+            return {TRACEBACK_FILE: path.read_text("utf-8", "replace")}
+        return {}
+
+    def _log_totals(self, record: TrialRecord) -> None:
+        """Add a trial to the sweep's own metrics: what all until then cost and were spared, and the best of them."""
+        self._totals["steps_executed"] += record.steps_executed
+        self._totals["steps_shared"] += record.steps_shared
+        objective = self._ledger.plan.space.objective
+        if record.value is not None:
+            name = f"best_{objective.metric}"
+            better = max if objective.maximize else min
+            self._totals[name] = better(record.value, self._totals.get(name, record.value))
+        self._mirror.log_metrics(
+            self._parent, step=record.number, metrics=self._totals, time_ms=_ms(record.ended or 0.0)
+        )
+
+
+def _config_text(plan: Plan, record: TrialRecord) -> str:
+    config = run_config(plan, Assignment(record.scheduler, record.settings, record.base_lr))
+    written = {**config.to_dict(), "resolved_scheduler": repr(config.schedule().params)}
+    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
+
+
+def _mended(receipt: Receipt) -> str:
+    parts = [
+        *(["made its run"] if receipt.created else []),
+        *([f"sent {receipt.steps} steps"] if receipt.steps else ["sent what was missing"] if receipt.others else []),
+        *([f"ended its run as {receipt.status}"] if receipt.status else []),
+    ]
+    return ", ".join(parts)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
