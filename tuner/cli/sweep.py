@@ -30,15 +30,20 @@ def sweep(
     checkpoint_budget: Annotated[
         str, typer.Option(metavar="SIZE", help="Disk that the checkpoints of shared steps may take.")
     ] = "20GiB",
+    verify_sharing: Annotated[
+        int,
+        typer.Option(min=0, metavar="K", help="Then train K of the trials again, without sharing, and compare them."),
+    ] = 0,
 ) -> None:
     """Search a scheduler's hyperparameters: one trial after another, each an MLflow run.
 
-    Exits with 1 where every trial failed.
+    Exits with 1 where every trial failed, or where --verify-sharing finds a trial that differs.
 
     Example: fastface-tuner sweep fastface --data faces/ --trials 12 --name first
     """
     from rich.console import Console
 
+    from tuner.analysis.sharing import read_verification
     from tuner.sweep.run import new_sweep
 
     ledger = new_sweep(
@@ -52,7 +57,9 @@ def sweep(
         tracking_uri=tracking_uri,
         share=share,
         checkpoint_budget=checkpoint_budget,
+        verify=verify_sharing,
         console=Console(markup=False),  # names, paths and reasons may hold brackets
     )
-    if ledger.best() is None:
+    verified = read_verification(ledger.path.parent) if verify_sharing else None
+    if ledger.best() is None or (verified is not None and not verified.passed):
         raise typer.Exit(1)

@@ -1,6 +1,5 @@
 """One face trial from its configuration to its metrics, sharing what it can. Knows nothing of who asked."""
 
-import json
 from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
@@ -11,11 +10,13 @@ import torch
 
 from tuner.config.run import RunConfig
 from tuner.curves import CurvePoint, CurveWriter
+from tuner.evaluations import evaluation_line
 from tuner.names import CURVE_FILE, EVALUATIONS_FILE, METRIC_FINAL_LOSS
 from tuner.stages.runner import Evaluation, Repetition, SharedRun
 from tuner.stages.shelf import StepCounts
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
+from tuner.training.determinism import is_deterministic
 from tuner.training.face import FaceWorkload
 from tuner.training.faces import prepare_faces
 from tuner.training.fingerprint import fingerprint
@@ -87,7 +88,7 @@ def run_trial(
         build=lambda: FaceWorkload(workload, seed=seed, train=train, verification=verification, device=device),
         shelf=shelf,
         evaluate_at=evaluate_at,
-        deterministic=device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
+        deterministic=is_deterministic(device),
         label=label,
     )
     tail: deque[float] = deque(maxlen=max(1, config.total_steps // 20))
@@ -99,7 +100,7 @@ def run_trial(
                 metrics: Mapping[str, float] = {}
                 if isinstance(event, Evaluation):
                     metrics = {**event.metrics, METRIC_FINAL_LOSS: fmean(tail)}
-                    evaluations.write(json.dumps({"steps": steps, **metrics}) + "\n")
+                    evaluations.write(evaluation_line(steps, metrics))
                     evaluations.flush()
                     curve.flush()
                 elif not isinstance(event, Repetition):

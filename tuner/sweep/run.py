@@ -20,6 +20,7 @@ from tuner.sizes import num_bytes
 from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.progress import ConsoleProgress, describe
 from tuner.sweep.source import Sharing, SweepSource
+from tuner.sweep.verify import verify_sharing
 from tuner.tracking.environment import describe_environment, num_cores
 from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.runs import DataDescription, Status, finish, start_sweep
@@ -44,12 +45,14 @@ def new_sweep(
     tracking_uri: str | None,
     share: bool,
     checkpoint_budget: str,
+    verify: int = 0,
     console: Console,
 ) -> Ledger:
     """Make and run a sweep; return its ledger.
 
     `share` lets trials take over the steps that earlier trials of the working folder have trained, whose checkpoints
-    may take `checkpoint_budget` ("20GiB") on disk.
+    may take `checkpoint_budget` ("20GiB") on disk. In the end `verify` trials are trained again without sharing; what
+    `tuner.analysis.sharing.read_verification` then returns says whether they were equal.
 
     Raises:
         UserError: something that was asked for cannot be; nothing was made then.
@@ -96,6 +99,8 @@ def new_sweep(
     run_trials(ledger, folder=folder, tracker=tracker, faces=faces, sharing=sharing, console=console)
     for line in summary(ledger, folder):
         console.print(line, highlight=False, soft_wrap=True)
+    if verify:
+        verify_sharing(ledger, folder=folder, num=verify, tracker=tracker, console=console)
     return ledger
 
 
