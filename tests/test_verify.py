@@ -23,7 +23,7 @@ from tuner.analysis.sharing import (
 )
 from tuner.curves import CurvePoint, CurveWriter
 from tuner.errors import UserError
-from tuner.evaluations import evaluation_line, read_evaluations
+from tuner.evaluations import EvaluationWriter, read_evaluations
 from tuner.names import CACHE_VARIABLE, TRACKING_URI_VARIABLE
 from tuner.search.ledger import Ledger
 from tuner.sweep.folder import SweepFolder
@@ -46,8 +46,9 @@ def trained(folder: Path, *, steps: int = 10, loss_of_step: Callable[[int], floa
     with CurveWriter(folder / "curve.csv") as curve:
         for step in range(steps):
             curve.write(CurvePoint(step, loss_of_step(step), 0.1, None if step == 0 else step / 7))
-    lines = [evaluation_line(steps // 2, {"accuracy": 0.3}), evaluation_line(steps, METRICS)]
-    (folder / "evaluations.jsonl").write_text("".join(lines))
+    with EvaluationWriter(folder / "evaluations.jsonl") as evaluations:
+        evaluations.write(steps // 2, {"accuracy": 0.3})
+        evaluations.write(steps, METRICS)
     return folder
 
 
@@ -81,7 +82,8 @@ def test_equal_runs_are_equal_and_the_first_difference_is_named_to_the_last_bit(
 def test_an_evaluation_in_the_middle_counts_too(tmp_path: Path) -> None:
     own, alone = trained(tmp_path / "own"), trained(tmp_path / "alone")
     lines = (own / "evaluations.jsonl").read_text().splitlines()
-    (own / "evaluations.jsonl").write_text("\n".join([lines[0].replace("0.3", "0.31"), *lines[1:], ""]))
+    lines[1] = lines[1].replace("0.3", "0.31")
+    (own / "evaluations.jsonl").write_text("\n".join([*lines, ""]))
     found = compare_runs(own, alone, metrics=METRICS, metrics_alone=METRICS)
     assert found is not None
     assert (found.step, "after 5 steps" in found.text) == (4, True)
@@ -103,10 +105,18 @@ def test_a_missing_or_damaged_record_is_no_equality(tmp_path: Path, damage: str)
 def test_evaluations_come_back_bit_for_bit_and_damage_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "evaluations.jsonl"
     values = {steps: {"accuracy": steps / 7} for steps in (1, 2, 3)}
-    path.write_text("".join(evaluation_line(steps, metrics) for steps, metrics in values.items()) + '{"steps": 4, "acc')
+    with EvaluationWriter(path) as writer:
+        for steps, metrics in values.items():
+            writer.write(steps, metrics)
+    assert read_evaluations(path) == values
+    with path.open("a") as file:
+        file.write('{"steps": 4, "acc')
     assert read_evaluations(path) == values
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(UserError, match=r"evaluations\.jsonl: line 4 is damaged"):
+    with pytest.raises(UserError, match=r"evaluations\.jsonl: line 5 is damaged"):
+        read_evaluations(path)
+    path.write_text('{"steps": 4, "accuracy": 0.5}\n')
+    with pytest.raises(UserError, match=r"evaluations\.jsonl: line 1 must be"):
         read_evaluations(path)
 
 

@@ -4,16 +4,16 @@ A curve file has the header `step,loss,lr[,detector_response]` and one row per t
 `repr`, so that a value read back is the value that was written, bit for bit.
 """
 
-import csv
 from dataclasses import dataclass
-from io import TextIOBase
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tuner.files import GrowingFile
 from tuner.names import METRIC_LOSS, METRIC_LR, METRIC_RESPONSE
 
 HEADER = ("step", METRIC_LOSS, METRIC_LR, METRIC_RESPONSE)
+_HEADER_LINE = ",".join(HEADER).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,10 @@ class CurvePoint:
 
 
 class CurveWriter:
-    """Append points to a curve file; rows are flushed whole, so a reader never sees half a value as a whole one."""
+    """Write points to a new curve file, in order and each once; see `tuner.files.GrowingFile` for a full disk."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIOBase = path.open("w", encoding="ascii", newline="")
+        self._file = GrowingFile(path)
         self._file.write(",".join(HEADER) + "\n")
 
     def write(self, point: CurvePoint) -> None:
@@ -39,9 +38,13 @@ class CurveWriter:
         response = "" if point.response is None else repr(point.response)
         self._file.write(f"{point.step},{point.loss!r},{point.lr!r},{response}\n")
 
-    def flush(self) -> None:
-        """Hand everything written so far to the operating system."""
-        self._file.flush()
+    def flush(self) -> bool:
+        """Hand everything written so far to the operating system; False where the disk is full, and the rest kept."""
+        return self._file.flush()
+
+    def catch_up(self) -> bool:
+        """Write what did not fit before; False where the disk is still full."""
+        return self._file.catch_up()
 
     def close(self) -> None:
         """Flush and close; closing twice is harmless."""
@@ -62,25 +65,45 @@ class CurveReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._position = 0
+        self._lines = 0
+        self._step: int | None = None
 
     def read_new(self) -> list[CurvePoint]:
-        """Return the new points; an unfinished last line (a writer at work, or killed) waits for the next call."""
+        """Return the new points; an unfinished last line (a writer at work, or killed) waits for the next call.
+
+        Raises:
+            ValueError: the file is damaged or no curve; the message says at which line.
+            OSError: it cannot be read.
+        """
         with self._path.open("rb") as file:
             file.seek(self._position)
             fresh = file.read()
         whole = fresh[: fresh.rfind(b"\n") + 1]
-        rows = csv.reader(whole.decode("ascii").splitlines())
-        if self._position == 0:
-            next(rows, None)
+        points: list[CurvePoint] = []
+        for number, line in enumerate(whole.splitlines(), start=self._lines + 1):
+            if number > 1:
+                point = _point(line, number)
+                if self._step is not None and point.step != self._step + 1:
+                    raise ValueError(f"line {number} must be step {self._step + 1}, but is step {point.step}")
+                self._step = point.step
+                points.append(point)
+            elif line != _HEADER_LINE:
+                raise ValueError(
+                    f"line 1 must be {_HEADER_LINE.decode()}, but is {line[:80].decode('ascii', 'replace')}"
+                )
         self._position += len(whole)
-        return [_point(row) for row in rows]
+        self._lines += whole.count(b"\n")
+        return points
 
 
 def read_curve(path: Path) -> list[CurvePoint]:
-    """Read a whole curve file that `CurveWriter` wrote."""
+    """Read a whole curve file that `CurveWriter` wrote; ValueError and OSError as of `CurveReader.read_new`."""
     return CurveReader(path).read_new()
 
 
-def _point(row: list[str]) -> CurvePoint:
-    step, loss, lr, response = row
-    return CurvePoint(int(step), float(loss), float(lr), float(response) if response else None)
+def _point(line: bytes, number: int) -> CurvePoint:
+    try:
+        step, loss, lr, response = line.decode("ascii").split(",")
+        return CurvePoint(int(step), float(loss), float(lr), float(response) if response else None)
+    except ValueError:
+        raise ValueError(f"line {number} is damaged") from None

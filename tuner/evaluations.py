@@ -1,35 +1,70 @@
 """Evaluations of a run, one JSON object a line: written while it trains, read when runs are compared.
 
-Floats are written with `repr`, so that a value read back is the value that was written, bit for bit.
+The first line names the format. Floats are written with `repr`, so that a value read back is the value that was
+written, bit for bit.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
 
 from tuner.errors import UserError
+from tuner.files import GrowingFile
+from tuner.names import FORMAT_VERSION
 
-STEPS = "steps"
+STEPS: Final = "steps"
 """The number of steps after which the metrics of a line were measured."""
+_HEADER_LINE: Final = json.dumps({"format": FORMAT_VERSION, "kind": "evaluations"})
 
 
-def evaluation_line(steps: int, metrics: Mapping[str, float]) -> str:
-    """Return the line of one evaluation."""
-    return json.dumps({STEPS: steps, **metrics}) + "\n"
+class EvaluationWriter:
+    """Write evaluations to a new file, in order and each once; see `tuner.files.GrowingFile` for a full disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = GrowingFile(path)
+        self._file.write(_HEADER_LINE + "\n")
+
+    def write(self, steps: int, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of the state after `steps` steps."""
+        self._file.write(json.dumps({STEPS: steps, **metrics}) + "\n")
+
+    def flush(self) -> bool:
+        """Hand everything written so far to the operating system; False where the disk is full, and the rest kept."""
+        return self._file.flush()
+
+    def catch_up(self) -> bool:
+        """Write what did not fit before; False where the disk is still full."""
+        return self._file.catch_up()
+
+    def close(self) -> None:
+        """Flush and close; closing twice is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def read_evaluations(path: Path) -> dict[int, dict[str, float]]:
     """Return the metrics by number of steps; an unfinished last line (a writer at work, or killed) is left out.
 
     Raises:
-        UserError: there is no such file, or it is damaged.
+        UserError: there is no such file, or it is damaged or of another kind.
     """
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror}); restore it from a copy") from None
     found: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(lines, start=1):
+    if lines and lines[0] != _HEADER_LINE.encode():
+        raise UserError(f"{path}: line 1 must be {_HEADER_LINE}; this is another program's file, or another version's")
+    for number, line in enumerate(lines[1:], start=2):
         try:
             metrics = {str(name): float(value) for name, value in json.loads(line).items()}
             found[int(metrics.pop(STEPS))] = metrics

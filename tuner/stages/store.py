@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tuner.room import floor_bytes, free_bytes, shortage
 from tuner.stages.budget import Holdings, Kept, Origin, StageKey
 from tuner.stages.files import CHECKPOINTS_FOLDER, FORMAT, STEPS_FILE, DamagedError, Header, is_locked, read_header
 from tuner.stages.shelf import STAGES_FOLDER, Shelf, parse_checkpoint_name
@@ -57,7 +58,7 @@ class StageStore:
         """Return the shelf of a fingerprint, up to date; the same object each time."""
         key = shelf_key(fingerprint)
         if key not in self._shelves:
-            self._shelves[key] = Shelf(self.root / key, make_room=self._make_room)
+            self._shelves[key] = Shelf(self.root / key, make_room=self._make_room, relieve_disk=self.relieve_disk)
         self._shelves[key].fingerprint = fingerprint
         self._shelves[key].refresh()
         # Other processes may have put checkpoints into the store.
@@ -69,7 +70,7 @@ class StageStore:
         if key not in self._shelves:
             if not _KEY.fullmatch(key):
                 raise ValueError(f"the key of a shelf must be 32 hexadecimal digits, but got {key!r}")
-            self._shelves[key] = Shelf(self.root / key, make_room=self._make_room)
+            self._shelves[key] = Shelf(self.root / key, make_room=self._make_room, relieve_disk=self.relieve_disk)
         self._shelves[key].refresh()
         return self._shelves[key].tree
 
@@ -92,6 +93,23 @@ class StageStore:
                     kept.append(Kept(stage, step, num_bytes, path))
         running = frozenset(stage for stage in headers if self._is_running(stage))
         return Inventory(tuple(kept), _origins(headers), running)
+
+    def relieve_disk(self, num_bytes: int = 0) -> bool:
+        """Give up checkpoints until the disk has room for `num_bytes` more; return whether it has.
+
+        Those that a running trial would go back to stay.
+        """
+        if shortage(self.root, needed=num_bytes) is None:
+            return True
+        missing = num_bytes + floor_bytes(self.root) - free_bytes(self.root)
+        inventory = self.inventory()
+        holdings = Holdings(inventory.kept, inventory.origins)
+        gone = holdings.give_up(missing, pinned=pinned(holdings, inventory))
+        if gone:
+            _log.warning("the disk is full: %d checkpoints of %s are given up", len(gone), self.root)
+            remove(gone)
+            self._num_bytes = None
+        return shortage(self.root, needed=num_bytes) is None
 
     def _make_room(self, num_bytes: int) -> bool:
         """Give up checkpoints until there is room for one more; False, and none given up, where that is not enough."""

@@ -11,7 +11,7 @@ import torch
 from ray import tune
 
 from tuner.config.run import RunConfig
-from tuner.errors import DivergedError, UserError
+from tuner.errors import DivergedError, NoRoomError, UserError
 from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, run_trial
 from tuner.training.determinism import is_deterministic, set_deterministic
@@ -63,6 +63,8 @@ class TrialActor(tune.Trainable):
             for progress in self._progress:
                 if progress.metrics or time.monotonic() >= deadline:
                     break
+        except NoRoomError as error:
+            return {"no_room": str(error), "done": True}
         except (DivergedError, UserError) as error:
             return _failure(str(error))
         except Exception as error:  # noqa: BLE001 - one trial's failure is one trial's
