@@ -34,10 +34,6 @@ class EvaluationWriter:
         """Hand everything written so far to the operating system; False where the disk is full, and the rest kept."""
         return self._file.flush()
 
-    def catch_up(self) -> bool:
-        """Write what did not fit before; False where the disk is still full."""
-        return self._file.catch_up()
-
     def close(self) -> None:
         """Flush and close; closing twice is harmless."""
         self._file.close()

@@ -50,7 +50,6 @@ class GrowingFile:
         _lock(self._descriptor, path)
         os.ftruncate(self._descriptor, 0)
         self._kept = bytearray()
-        self._behind = False
         self._size = self._whole = 0
 
     def write(self, text: str) -> None:
@@ -72,14 +71,8 @@ class GrowingFile:
         except OSError as error:
             if not is_full(error):
                 raise
-            self._behind = True
             return False
-        self._behind = False
         return True
-
-    def catch_up(self) -> bool:
-        """Write what did not fit before; False where the disk is still full."""
-        return not self._behind or self.flush()
 
     def close(self) -> None:
         """Flush and close; what does not fit on the disk is cut off and told. Closing twice is harmless."""
@@ -136,7 +129,7 @@ def read_record(path: Path, *, kind: str) -> dict[str, Any]:
         raise
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror}); check its rights") from None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         raise UserError(f"{path}: must hold a record ({kind}), but is damaged; restore it from a copy") from None
     if body.get("kind") != kind:
         raise UserError(f"{path}: must hold a record ({kind}), but is another program's file; move it away")

@@ -2,11 +2,11 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 
@@ -25,7 +25,7 @@ from tuner.training.faces import prepare_faces
 from tuner.training.fingerprint import fingerprint
 
 _LOOK_SECONDS: Final = 0.1
-"""How often a trial looks how much room there is: that costs as much as replaying some steps."""
+"""How often a trial's files are brought up to date, and it is looked whether there is room for more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +117,10 @@ def run_trial(
     try:
         yield from _Disk(folder, store).waits(progress)
         with CurveWriter(folder / CURVE_FILE) as curve, EvaluationWriter(folder / EVALUATIONS_FILE) as evaluations:
-            disk = _Disk(folder, store, writers=(run, curve, evaluations))
+            disk = _Disk(folder, store, writers=(run.catch_up, curve.flush, evaluations.flush))
             while True:
-                yield from disk.waits(progress)
+                if not progress.finished:
+                    yield from disk.waits(progress)
                 event = next(events, None)
                 if event is None:
                     break
@@ -127,8 +128,6 @@ def run_trial(
                 if isinstance(event, Evaluation):
                     metrics = {**event.metrics, METRIC_FINAL_LOSS: fmean(tail)}
                     evaluations.write(event.steps, metrics)
-                    evaluations.flush()
-                    curve.flush()
                     yield from disk.waits(progress, at_once=True)
                     progress = replace(progress, metrics=metrics, finished=event.steps == config.total_steps)
                 elif not isinstance(event, Repetition):
@@ -142,18 +141,13 @@ def run_trial(
         events.close()
 
 
-class _Writer(Protocol):
-    """Something that keeps what does not fit on the disk."""
-
-    def catch_up(self) -> bool:
-        """Write what did not fit before; False where the disk is still full."""
-        ...
-
-
 class _Disk:
-    """Keeps a trial from going on while the disk has no room for what it writes."""
+    """Keeps a trial from going on while the disk has no room for what it writes.
 
-    def __init__(self, folder: Path, store: StageStore | None, *, writers: Sequence[_Writer] = ()) -> None:
+    `writers` write what they have kept, and return False where the disk is full.
+    """
+
+    def __init__(self, folder: Path, store: StageStore | None, *, writers: Sequence[Callable[[], bool]] = ()) -> None:
         self._store = store
         self._folder = folder
         self._writers = writers
@@ -161,7 +155,7 @@ class _Disk:
         self._next_look = 0.0
 
     def waits(self, progress: TrialProgress, *, at_once: bool = False) -> Iterator[TrialProgress]:
-        """Yield progress that stands still while there is no room; looks now and then, or `at_once`."""
+        """Yield progress that stands still while there is no room; writes and looks now and then, or `at_once`."""
         if not at_once and time.monotonic() < self._next_look:
             return
         while (problem := self._problem()) is not None:
@@ -175,6 +169,6 @@ class _Disk:
         places = [self._folder] if self._store is None else [self._folder, self._store.root]
         if any(map(shortage, places)) and self._store is not None:
             self._store.relieve_disk()
-        if [writer for writer in self._writers if not writer.catch_up()]:
+        if [write for write in self._writers if not write()]:
             return f"the disk of {self._folder} or of the stage store is full"
         return next(filter(None, map(shortage, places)), None)

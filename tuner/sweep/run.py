@@ -18,6 +18,7 @@ from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
 from tuner.sizes import num_bytes
 from tuner.sweep.devices import first_visible, gpus
+from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.lock import device_lock, sweep_lock
 from tuner.sweep.progress import ConsoleProgress, describe
@@ -27,7 +28,7 @@ from tuner.tracking.environment import describe_environment, num_cores
 from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.runs import DataDescription, Status, finish, start_sweep
 from tuner.tracking.store import Tracker, connect
-from tuner.tracking.uri import redact, resolve_uri
+from tuner.tracking.uri import redact, resolve_uri, sqlite_path
 
 LAST_SENDING_SECONDS = 60.0
 """At its end, a sweep waits at most so long for the tracking store to take what is left."""
@@ -73,6 +74,16 @@ def new_sweep(
     folder.check_free(name)
     sharing = Sharing(Path(STAGES_DIR).absolute() if share else None, num_bytes(checkpoint_budget))
     uri = resolve_uri(tracking_uri)
+    check_disk(
+        needs(
+            folder=folder.path,
+            store=sharing.store,
+            database=sqlite_path(uri),
+            steps=plan.steps,
+            trials=trials or space_file.trials,
+        ),
+        tell=partial(console.print, soft_wrap=True),
+    )
     device = first_visible()
     if not wait:
         with device_lock(device, sweep=folder.path):
