@@ -148,7 +148,7 @@ def _checksum(body: Mapping[str, Any]) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the name of a new file to the disk too; not every file system can."""
+    """Bring the names of new files to the disk too; not every file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from tuner.errors import UserError
 from tuner.stages.files import (
     CHECKPOINTS_FOLDER,
     DISTRUSTED_FILE,
@@ -103,6 +104,29 @@ class Shelf:
         """The hash of the fingerprint, which names the shelf."""
         return self.folder.name
 
+    def check(self) -> None:
+        """Look whether this is the shelf of its `fingerprint`, and write a damaged or missing note of it again.
+
+        Raises:
+            UserError: it is that of another one; its folder was renamed.
+        """
+        path = self.folder / FINGERPRINT_FILE
+        try:
+            found = read_checked(path, {"format": FORMAT})["fingerprint"]
+        except FileNotFoundError:
+            return
+        except (DamagedError, KeyError):
+            # The folder's name, which is the hash of it, says what stood there.
+            self._warn(f"{path} is damaged; it is written again")
+            with suppress(OSError):
+                self._write_fingerprint()
+            return
+        if found != json.loads(json.dumps(self.fingerprint)):
+            raise UserError(
+                f"{path} must describe the runs that the name of its folder stands for, but describes others; "
+                "move that folder away, its steps belong elsewhere"
+            )
+
     def refresh(self) -> None:
         """Take in what any process has put on the shelf, or removed, since the last time."""
         sweep_scratch(self._scratch)
@@ -139,11 +163,7 @@ class Shelf:
     def _begin(self, stage: Stage, folder: Path) -> "Recorder":
         """Write the first files of a stage."""
         if not (self.folder / FINGERPRINT_FILE).exists():
-            write_checked(
-                self.folder / FINGERPRINT_FILE,
-                {"format": FORMAT, "fingerprint": self.fingerprint},
-                scratch=self._scratch,
-            )
+            self._write_fingerprint()
         # The lock is taken before the header shows the stage to other processes.
         recorder = Recorder(stage, folder / STEPS_FILE)
         header = Header(id=stage.id, parent=stage.parent, first=stage.first, label=stage.label, created=time.time())
@@ -212,6 +232,10 @@ class Shelf:
             line = json.dumps({"time": time.time(), **asdict(counts)}) + "\n"
             with (self.folder / SAVINGS_FILE).open("ab", buffering=0) as file:
                 file.write(line.encode())
+
+    def _write_fingerprint(self) -> None:
+        content = {"format": FORMAT, "fingerprint": self.fingerprint}
+        write_checked(self.folder / FINGERPRINT_FILE, content, scratch=self._scratch)
 
     def _read(self, folder: Path) -> Stage:
         """Return a stage as it is on the disk now; one that is known already is the same object, grown."""

@@ -58,11 +58,16 @@ class StageStore:
         self._lock = Lock()
 
     def shelf(self, fingerprint: Mapping[str, Any]) -> Shelf:
-        """Return the shelf of a fingerprint, up to date; the same object each time."""
+        """Return the shelf of a fingerprint, up to date; the same object each time.
+
+        Raises:
+            UserError: the folder of this name is the shelf of another fingerprint.
+        """
         key = shelf_key(fingerprint)
         if key not in self._shelves:
             self._shelves[key] = Shelf(self.root / key, make_room=self._make_room, relieve_disk=self.relieve_disk)
         self._shelves[key].fingerprint = fingerprint
+        self._shelves[key].check()
         self._shelves[key].refresh()
         # Other processes may have put checkpoints into the store.
         self._num_bytes = None
