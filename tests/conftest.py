@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tuner.sweep  # noqa: F401 - its settings stand before Ray is imported
 from tuner.names import CACHE_VARIABLE, TRACKING_URI_VARIABLE
 
 # Ray and MLflow would tell their makers that the tests run.

@@ -1,10 +1,13 @@
 """The ledger: nothing lost, nothing repeated, whatever happened to the sweep that wrote it."""
 
+import errno
 import itertools
 import json
 import math
+import os
 import threading
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +20,9 @@ from optuna.storages.journal import JournalFileBackend
 
 from tuner.config.space_file import load_space, space_from_text
 from tuner.config.space_model import SamplerName
-from tuner.errors import UserError
+from tuner.errors import NoRoomError, UserError
 from tuner.names import JOURNAL_FILE, Setting
-from tuner.search.journal import AppendLock
+from tuner.search.journal import exclusive
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
 from tuner.search.samplers import SAMPLERS
@@ -271,6 +274,79 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
         Ledger.open(tmp_path)
 
 
+def sealed(record: dict[str, Any]) -> bytes:
+    """Return a record's line with the checksum that it must have."""
+    content = {key: value for key, value in record.items() if key != "crc32"}
+    return json.dumps({**content, "crc32": zlib.crc32(json.dumps(content).encode())}).encode() + b"\n"
+
+
+def test_a_digit_that_changed_in_a_record_is_noticed(path: Path) -> None:
+    run(Ledger.create(path, plan=plan_of()), 3)
+    content = path.read_bytes()
+    assert content.count(b'"steps_executed":600') > 1
+    path.write_bytes(content.replace(b'"steps_executed":600', b'"steps_executed":601', 1))
+    with pytest.raises(UserError, match=r"line \d+ is damaged \(wrong checksum\)"):
+        Ledger.open(path)
+
+
+@pytest.mark.parametrize("part", [0, 11])
+def test_on_a_full_disk_an_append_takes_back_what_it_wrote_and_waits(
+    path: Path, part: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tuner.room.LOOK_SECONDS", 0.01)
+    write, failures = os.write, 6
+
+    def full(descriptor: int, data: bytes) -> int:
+        nonlocal failures
+        if failures == 0:
+            return write(descriptor, data)
+        failures -= 1
+        if part and failures % 2:  # the disk takes a part before it is full
+            return write(descriptor, data[:part])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    expected = run(Ledger.create(path.with_name("whole"), plan=plan_of()), 2)
+    ledger = Ledger.create(path, plan=plan_of())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        assert run(ledger, 2) == expected
+    assert failures == 0
+    assert Ledger.open(path).trials() == expected
+    assert caplog.text.count("paused") == caplog.text.count("going on") == 1
+    assert str(path) in caplog.text
+
+
+def test_a_disk_that_stays_full_ends_the_wait_and_leaves_the_ledger_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    run(ledger, 1)
+    before = path.read_bytes()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tuner.room.PATIENCE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(NoRoomError, match="make room, then resume"):
+            ledger.ask()
+    assert path.read_bytes() == before
+    assert run(ledger, 2) == run(Ledger.create(path.with_name("whole"), plan=plan_of()), 2)
+
+
+def test_a_last_line_without_its_beginning_was_never_written(path: Path) -> None:
+    """As after a power cut: the file has its new length, but not all of its content."""
+    whole = run(Ledger.create(path, plan=plan_of()), 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + bytes(len(lines[-1]) - 20) + lines[-1][-20:])
+    assert [trial.state for trial in Ledger.open(path, read_only=True).trials()] == ["COMPLETE", "COMPLETE", "RUNNING"]
+    ledger = Ledger.open(path)
+    assert f"cut {len(lines[-1])} bytes" in ledger.mended[0]
+    assert ledger.trials() == whole
+    assert run(ledger, 4)[:3] == whole
+
+
 def damaged(path: Path, line: int, content: bytes) -> None:
     run(Ledger.create(path, plan=plan_of()), 2)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -320,7 +396,8 @@ def test_a_foreign_file_is_an_error_that_names_it(path: Path) -> None:
 
 def test_a_journal_of_another_format_is_refused(path: Path) -> None:
     Ledger.create(path, plan=plan_of())
-    path.write_bytes(path.read_bytes().replace(b'"format":1', b'"format":7'))
+    lines = path.read_bytes().replace(b'"format":1', b'"format":7').splitlines()
+    path.write_bytes(b"".join(sealed(json.loads(line)) for line in lines))
     with pytest.raises(UserError, match="written in format 7, but this version reads format 1"):
         Ledger.open(path)
 
@@ -360,23 +437,18 @@ def test_a_killed_writers_unfinished_line_is_cut_before_the_next_record(path: Pa
     assert len(Ledger.open(path).trials()) == 2
 
 
-def test_appends_exclude_each_other_and_a_dead_holder_holds_nothing(path: Path) -> None:
+def test_appends_exclude_each_other(path: Path) -> None:
     path.write_bytes(b"")
-    first, second = AppendLock(path), AppendLock(path)
-    first.acquire()
     taken = threading.Event()
 
     def wait() -> None:
-        second.acquire()
-        taken.set()
+        with exclusive(path):
+            taken.set()
 
-    threading.Thread(target=wait, daemon=True).start()
-    assert not taken.wait(0.1)
-    first.release()
+    with exclusive(path):
+        threading.Thread(target=wait, daemon=True).start()
+        assert not taken.wait(0.1)
     assert taken.wait(5)
-    second.acquire()  # left behind by an interrupt: it does not lock its own process out
-    second.release()
-    first.release()
 
 
 def long_journal(path: Path, num_trials: int) -> None:
@@ -387,7 +459,7 @@ def long_journal(path: Path, num_trials: int) -> None:
     trial: list[dict[str, Any]] = records[begin:]
     for number in range(2, num_trials):
         records += [{**record, "trial_id": number} if "trial_id" in record else record for record in trial]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    path.write_bytes(b"".join(map(sealed, records)))
 
 
 def test_a_sweep_of_a_thousand_trials_opens_within_a_second(path: Path) -> None:

@@ -5,5 +5,9 @@ class UserError(Exception):
     """Input that cannot be used as it is; the command line prints it as one line and exits with status 2."""
 
 
+class NoRoomError(UserError):
+    """The disk stayed full for too long; nothing is lost, and what was under way can be resumed."""
+
+
 class DivergedError(Exception):
     """The training loss became NaN or infinite; the trial has failed, the sweep goes on."""

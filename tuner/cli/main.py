@@ -30,8 +30,13 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"fastface-tuner: {error}", file=sys.stderr)  # noqa: T201 - the one place that speaks to stderr
+        print(f"fastface-tuner: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201 - the one place that does
         sys.exit(2)
+
+
+def _one_line(text: str) -> str:
+    """Return a text with line breaks and control characters written out: names of files may hold any."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 if __name__ == "__main__":

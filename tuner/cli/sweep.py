@@ -1,5 +1,6 @@
 """`fastface-tuner sweep`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -36,30 +37,41 @@ def sweep(
     checkpoint_budget: Annotated[
         str, typer.Option(metavar="SIZE", help="Disk that the checkpoints of shared steps may take.")
     ] = "20GiB",
+    verify_sharing: Annotated[
+        int,
+        typer.Option(min=0, metavar="K", help="Then train K of the trials again, without sharing, and compare them."),
+    ] = 0,
+    wait: Annotated[bool, typer.Option("--wait", help="Where another sweep uses the GPU, wait for it to end.")] = False,
 ) -> None:
     """Search a scheduler's hyperparameters: one trial after another, each an MLflow run.
 
-    Exits with 1 where every trial failed.
+    Exits with 1 where every trial failed, or where --verify-sharing finds a trial that differs.
 
     Example: fastface-tuner sweep fastface --data faces/ --trials 12 --name first
     """
     from rich.console import Console
 
+    from tuner.analysis.sharing import read_verification
     from tuner.sweep.run import new_sweep
 
-    ledger = new_sweep(
-        space,
-        data=data,
-        trials=trials,
-        steps=steps,
-        seed=seed,
-        decision_grid=decision_grid,
-        name=name,
-        out=out,
-        tracking_uri=tracking_uri,
-        share=share,
-        checkpoint_budget=checkpoint_budget,
-        console=Console(markup=False),  # names, paths and reasons may hold brackets
-    )
-    if ledger.best() is None:
+    with ExitStack() as locks:
+        ledger = new_sweep(
+            space,
+            data=data,
+            trials=trials,
+            steps=steps,
+            seed=seed,
+            decision_grid=decision_grid,
+            name=name,
+            out=out,
+            tracking_uri=tracking_uri,
+            share=share,
+            checkpoint_budget=checkpoint_budget,
+            verify=verify_sharing,
+            wait=wait,
+            locks=locks,
+            console=Console(markup=False),  # names, paths and reasons may hold brackets
+        )
+    verified = read_verification(ledger.path.parent) if verify_sharing else None
+    if ledger.best() is None or (verified is not None and not verified.passed):
         raise typer.Exit(1)

@@ -1,6 +1,7 @@
 """Faces in a folder `root/identity/image.*`: which images there are, and how one is decoded."""
 
 import os
+import stat
 import struct
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -143,6 +144,8 @@ def _stamp(path: Path) -> tuple[str, int, int]:
         status = path.stat()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device read without end
+        raise _unreadable(path, "it is not a regular file")
     return f"{path.parent.name}/{path.name}", status.st_size, status.st_mtime_ns
 
 

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tuner.config.run import RunConfig
 from tuner.config.space_file import space_from_record, space_record
 from tuner.errors import UserError
+from tuner.files import sync_folder
 from tuner.names import FORMAT_VERSION, Setting
 from tuner.search.cost_aware import Prospect
 from tuner.search.journal import create_journal, cut_unfinished_line, open_journal
@@ -86,6 +87,7 @@ class Ledger:
             study_id = storage.create_new_study([direction], STUDY_NAME)
         storage.set_study_user_attr(study_id, _PLAN, _plan_record(plan))
         draft.replace(path)
+        sync_folder(path.parent)
         return cls(path, open_journal(path), plan, read_only=False)
 
     @classmethod

@@ -6,6 +6,7 @@ from typing import IO, Any, Final, cast
 import torch
 from torch import Tensor
 
+from tuner.stages.files import Counted
 from tuner.stages.shelf import Shelf
 from tuner.stages.tree import Stage
 
@@ -15,7 +16,11 @@ _SCALARS: Final = (bool, int, float, str, bytes, type(None))
 def save(shelf: Shelf, stage: Stage, step: int, state: dict[str, Any]) -> bool:
     """Keep a workload's state before `step` on a stage; return whether there was room for it."""
     payload = {"shelf": shelf.key, "stage": stage.id, "step": step, "state": state}
-    return shelf.add_checkpoint(stage, step, lambda file: torch.save(payload, cast(IO[bytes], file)))
+
+    def write(file: Counted) -> None:
+        torch.save(payload, cast(IO[bytes], file))
+
+    return shelf.add_checkpoint(stage, step, write, num_bytes=_num_bytes(state))
 
 
 def load(shelf: Shelf, stage: Stage, step: int) -> dict[str, Any] | None:
@@ -55,3 +60,12 @@ def snapshot(tree: Any, *, at: str = "state_dict()") -> Any:
     raise TypeError(
         f"a workload's state must consist of dicts, lists, tensors and scalars, but {at} is a {type(tree).__name__}"
     )
+
+
+def _num_bytes(tree: Any) -> int:
+    """Return the bytes of all tensors of a state."""
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    if isinstance(tree, dict):
+        return sum(map(_num_bytes, tree.values()))
+    return sum(map(_num_bytes, tree)) if isinstance(tree, list | tuple) else 0

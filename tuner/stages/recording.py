@@ -1,12 +1,18 @@
-"""What a trial finds out, put on its shelf while it trains; where that fails, training goes on without."""
+"""What a trial finds out, put on its shelf while it trains; where that fails, training goes on without.
+
+A full disk is no failure: steps wait until there is room, and the trial may wait with them; a checkpoint or an
+evaluation that does not fit is left out, which costs a later trial some steps.
+"""
 
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
 
+from tuner.files import is_full
 from tuner.stages import checkpoint
 from tuner.stages.shelf import Recorder, Shelf, StepCounts
 from tuner.stages.tree import Stage
@@ -17,11 +23,21 @@ _WRITES_AHEAD: Final = 2
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A step to record; the first one opens a stage that branches off `parent`."""
+
+    step: int
+    lr: float
+    loss: float
+    parent: Stage | None
+
+
 class Recording:
     """One trial's own stage, and the evaluations and checkpoints that it leaves there or on its path.
 
-    Files are written by a thread; rows, which are small and must be in order, at once. After the first OSError nothing
-    more is written, and a message in the log says so.
+    Files are written by a thread; rows, which are small and must be in order, at once. After the first OSError other
+    than a full disk nothing more is written, and a message in the log says so.
 
     Args:
         shelf: where to; None records nothing.
@@ -35,6 +51,8 @@ class Recording:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stages")
         self._lock = Lock()
         self._writes: deque[Future[None]] = deque()
+        self._rows: deque[_Row] = deque()
+        self._told_full = False
 
     @property
     def active(self) -> bool:
@@ -47,14 +65,26 @@ class Recording:
         return None if self._recorder is None else self._recorder.stage
 
     def step(self, step: int, *, lr: float, loss: float, parent: Stage | None) -> None:
-        """Record a new step; the first one opens a stage that branches off `parent`."""
+        """Record a new step, now or at the next `catch_up`; the first one opens a stage that branches off `parent`."""
+        self._rows.append(_Row(step, lr, loss, parent))
+        self.catch_up()
 
-        def append(shelf: Shelf) -> None:
-            if self._recorder is None:
-                self._recorder = shelf.begin(parent=parent, first=step, label=self._label)
-            self._recorder.append(lr=lr, loss=loss)
-
-        self._attempt(append)
+    def catch_up(self) -> bool:
+        """Record the steps that wait for room; False where the disk is still full."""
+        while self._rows and self._shelf is not None:
+            row = self._rows[0]
+            try:
+                if self._recorder is None:
+                    self._recorder = self._shelf.begin(parent=row.parent, first=row.step, label=self._label)
+                self._recorder.append(lr=row.lr, loss=row.loss)
+            except OSError as error:
+                if is_full(error):
+                    return False
+                self._give_up(self._shelf, error)
+            else:
+                self._rows.popleft()
+        self._rows.clear()
+        return True
 
     def evaluation(self, stage: Stage | None, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of the state before `step` on the stage that executed the step before it."""
@@ -63,7 +93,7 @@ class Recording:
 
     def checkpoint(self, stage: Stage | None, step: int, state: Callable[[], dict[str, Any]]) -> None:
         """Keep the state before `step`, which `state` returns, unless it is kept already."""
-        if stage is None or not self.active or step in stage.checkpoints:
+        if stage is None or not self.active or self._rows or step in stage.checkpoints:
             return
         self.settle(leave=_WRITES_AHEAD - 1)
         copy = checkpoint.snapshot(state())
@@ -88,6 +118,12 @@ class Recording:
 
     def close(self, counts: StepCounts) -> None:
         """Finish all writes, end the stage, and add the trial to the shelf's account."""
+        if not self.catch_up() and self._shelf is not None:
+            _log.warning(
+                "%s: the disk is full; the last %d steps are not stored, and trained again where they are needed",
+                self._shelf.folder,
+                len(self._rows),
+            )
         self._submit(lambda shelf: shelf.note(counts))
         try:
             self.settle()
@@ -108,10 +144,16 @@ class Recording:
         try:
             action(shelf)
         except OSError as error:
-            with self._lock:
-                told, self._shelf = self._shelf is None, None
-            if told:
-                return
+            if not is_full(error):
+                self._give_up(shelf, error)
+            elif not self._told_full:
+                self._told_full = True
+                _log.warning("%s: the disk is full; a checkpoint or an evaluation is left out", shelf.folder)
+
+    def _give_up(self, shelf: Shelf, error: OSError) -> None:
+        with self._lock:
+            told, self._shelf = self._shelf is None, None
+        if not told:
             _log.warning(
                 "%s cannot be written (%s); training goes on, the rest of this trial is not stored", shelf.folder, error
             )

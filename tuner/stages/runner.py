@@ -47,7 +47,8 @@ class SharedRun:
     1. Exactness. On a device with deterministic kernels all reports and metrics are those of a run without a shelf, bit
        for bit. Every repeated step is held against the record.
     2. Breaking off. Closing the generator records the steps under way and leaves a checkpoint.
-    3. Where the shelf cannot be written, as on a full disk, the log says so once, and training goes on without it.
+    3. Where the shelf cannot be written, the log says so once, and training goes on without it. Where only the disk is
+       full, steps wait to be recorded; see `catch_up`.
 
     Args:
         plan: what decides the LRs.
@@ -92,6 +93,10 @@ class SharedRun:
     def steps_known(self) -> int:
         """Number of steps that were on record when this trial came."""
         return self._path.stop
+
+    def catch_up(self) -> bool:
+        """Record the steps that wait for room on the disk; False where it is still full: better wait than go on."""
+        return self._recording.catch_up()
 
     @property
     def shared_with(self) -> dict[str, int]:

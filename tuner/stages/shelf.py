@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,11 +24,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from tuner.errors import UserError
 from tuner.stages.files import (
     CHECKPOINTS_FOLDER,
     DISTRUSTED_FILE,
     EVALUATIONS_FOLDER,
     FORMAT,
+    ROW_BYTES,
     STEPS_FILE,
     Counted,
     DamagedError,
@@ -82,14 +85,16 @@ class Shelf:
 
     Args:
         folder: the shelf's own; it is made when the first stage begins.
-        make_room: asked for a number of bytes before a checkpoint is kept; False means that there is no room.
+        make_room: asked for a number of bytes before a checkpoint is kept; False means that the budget has no room.
+        relieve_disk: the same before it is written; False means that the disk has none.
     """
 
-    def __init__(self, folder: Path, *, make_room: Callable[[int], bool]) -> None:
+    def __init__(self, folder: Path, *, make_room: Callable[[int], bool], relieve_disk: Callable[[int], bool]) -> None:
         self.folder = folder
         self.tree = Tree()
         self.fingerprint: Mapping[str, Any] | None = None
         self._make_room = make_room
+        self._relieve_disk = relieve_disk
         self._scratch = folder / SCRATCH_FOLDER
         self._readings: dict[str, _Reading] = {}
         self._warned: set[str] = set()
@@ -98,6 +103,29 @@ class Shelf:
     def key(self) -> str:
         """The hash of the fingerprint, which names the shelf."""
         return self.folder.name
+
+    def check(self) -> None:
+        """Look whether this is the shelf of its `fingerprint`, and write a damaged or missing note of it again.
+
+        Raises:
+            UserError: it is that of another one; its folder was renamed.
+        """
+        path = self.folder / FINGERPRINT_FILE
+        try:
+            found = read_checked(path, {"format": FORMAT})["fingerprint"]
+        except FileNotFoundError:
+            return
+        except (DamagedError, KeyError):
+            # The folder's name, which is the hash of it, says what stood there.
+            self._warn(f"{path} is damaged; it is written again")
+            with suppress(OSError):
+                self._write_fingerprint()
+            return
+        if found != json.loads(json.dumps(self.fingerprint)):
+            raise UserError(
+                f"{path} must describe the runs that the name of its folder stands for, but describes others; "
+                "move that folder away, its steps belong elsewhere"
+            )
 
     def refresh(self) -> None:
         """Take in what any process has put on the shelf, or removed, since the last time."""
@@ -123,22 +151,27 @@ class Shelf:
         stage = Stage(id=stage_id, parent=None if parent is None else parent.id, first=first, label=label)
         folder = self._at(stage)
         folder.mkdir(parents=True)
+        try:
+            recorder = self._begin(stage, folder)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._readings[stage.id] = _Reading(ended=True)
+        self.tree.add(stage)
+        return recorder
+
+    def _begin(self, stage: Stage, folder: Path) -> "Recorder":
+        """Write the first files of a stage."""
         if not (self.folder / FINGERPRINT_FILE).exists():
-            write_checked(
-                self.folder / FINGERPRINT_FILE,
-                {"format": FORMAT, "fingerprint": self.fingerprint},
-                scratch=self._scratch,
-            )
+            self._write_fingerprint()
         # The lock is taken before the header shows the stage to other processes.
         recorder = Recorder(stage, folder / STEPS_FILE)
-        header = Header(id=stage.id, parent=stage.parent, first=first, label=label, created=time.time())
+        header = Header(id=stage.id, parent=stage.parent, first=stage.first, label=stage.label, created=time.time())
         try:
             write_header(folder, header, scratch=self._scratch)
         except OSError:
             recorder.close()
             raise
-        self._readings[stage.id] = _Reading(ended=True)
-        self.tree.add(stage)
         return recorder
 
     def add_evaluation(self, stage: Stage, step: int, metrics: Mapping[str, float]) -> None:
@@ -148,11 +181,15 @@ class Shelf:
         write_checked(path, content, scratch=self._scratch)
         stage.evaluations[step] = dict(metrics)
 
-    def add_checkpoint(self, stage: Stage, step: int, write: Callable[[Counted], object]) -> bool:
-        """Keep what `write` writes as the state before `step`; return whether there was room for it."""
+    def add_checkpoint(
+        self, stage: Stage, step: int, write: Callable[[Counted], object], *, num_bytes: int = 0
+    ) -> bool:
+        """Keep what `write` writes as the state before `step`, about `num_bytes`; return whether there was room."""
         folder = self._at(stage) / CHECKPOINTS_FOLDER
         if step in stage.checkpoints and (folder / stage.checkpoints[step]).exists():
             return True
+        if not self._relieve_disk(num_bytes):
+            return False
 
         def place(file: Counted) -> Path | None:
             name = f"{step}-{file.num_bytes}-{file.checksum:08x}.pt"
@@ -195,6 +232,10 @@ class Shelf:
             line = json.dumps({"time": time.time(), **asdict(counts)}) + "\n"
             with (self.folder / SAVINGS_FILE).open("ab", buffering=0) as file:
                 file.write(line.encode())
+
+    def _write_fingerprint(self) -> None:
+        content = {"format": FORMAT, "fingerprint": self.fingerprint}
+        write_checked(self.folder / FINGERPRINT_FILE, content, scratch=self._scratch)
 
     def _read(self, folder: Path) -> Stage:
         """Return a stage as it is on the disk now; one that is known already is the same object, grown."""
@@ -256,10 +297,15 @@ class Recorder:
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def append(self, *, lr: float, loss: float) -> None:
-        """Record the stage's next step; OSError where it cannot be written, and then nothing more must be."""
+        """Record the stage's next step; OSError where it cannot be written, and then the rows are as before."""
         row = pack_row(self.stage.id, step=self.stage.stop, lr=lr, loss=loss)
-        if self._file.write(row) != len(row):
-            raise OSError(f"{self._file.name} could not be written whole")
+        try:
+            while row:  # a disk that is full in the middle of a row takes a part of it first
+                row = row[self._file.write(row) or 0 :]
+        except OSError:
+            self._file.seek(ROW_BYTES * len(self.stage.losses))
+            self._file.truncate()
+            raise
         self.stage.lrs.append(lr)
         self.stage.losses.append(loss)
 

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
+from tuner.room import floor_bytes, free_bytes, shortage
 from tuner.stages.budget import Holdings, Kept, Origin, StageKey
 from tuner.stages.files import CHECKPOINTS_FOLDER, FORMAT, STEPS_FILE, DamagedError, Header, is_locked, read_header
 from tuner.stages.shelf import STAGES_FOLDER, Shelf, parse_checkpoint_name
@@ -52,13 +54,20 @@ class StageStore:
         self._ended: set[StageKey] = set()
         self._num_bytes: int | None = None
         self._warned = False
+        self._told_full = False
+        self._lock = Lock()
 
     def shelf(self, fingerprint: Mapping[str, Any]) -> Shelf:
-        """Return the shelf of a fingerprint, up to date; the same object each time."""
+        """Return the shelf of a fingerprint, up to date; the same object each time.
+
+        Raises:
+            UserError: the folder of this name is the shelf of another fingerprint.
+        """
         key = shelf_key(fingerprint)
         if key not in self._shelves:
-            self._shelves[key] = Shelf(self.root / key, make_room=self._make_room)
+            self._shelves[key] = Shelf(self.root / key, make_room=self._make_room, relieve_disk=self.relieve_disk)
         self._shelves[key].fingerprint = fingerprint
+        self._shelves[key].check()
         self._shelves[key].refresh()
         # Other processes may have put checkpoints into the store.
         self._num_bytes = None
@@ -69,7 +78,7 @@ class StageStore:
         if key not in self._shelves:
             if not _KEY.fullmatch(key):
                 raise ValueError(f"the key of a shelf must be 32 hexadecimal digits, but got {key!r}")
-            self._shelves[key] = Shelf(self.root / key, make_room=self._make_room)
+            self._shelves[key] = Shelf(self.root / key, make_room=self._make_room, relieve_disk=self.relieve_disk)
         self._shelves[key].refresh()
         return self._shelves[key].tree
 
@@ -93,18 +102,43 @@ class StageStore:
         running = frozenset(stage for stage in headers if self._is_running(stage))
         return Inventory(tuple(kept), _origins(headers), running)
 
+    def relieve_disk(self, num_bytes: int = 0) -> bool:
+        """Give up checkpoints until the disk has room for `num_bytes` more; return whether it has.
+
+        Those that a running trial would go back to stay; all stay where that would not be enough.
+        """
+        if shortage(self.root, needed=num_bytes) is None:
+            return True
+        with self._lock:
+            missing = num_bytes + floor_bytes(self.root) - free_bytes(self.root)
+            inventory = self.inventory()
+            holdings = Holdings(inventory.kept, inventory.origins)
+            gone = holdings.give_up(missing, pinned=pinned(holdings, inventory))
+            if sum(each.num_bytes for each in gone) < missing:
+                return False
+            if not self._told_full:
+                self._told_full = True
+                _log.warning("the disk is nearly full: checkpoints in %s are given up for what is new", self.root)
+            remove(gone)
+            self._num_bytes = None
+        return shortage(self.root, needed=num_bytes) is None
+
     def _make_room(self, num_bytes: int) -> bool:
         """Give up checkpoints until there is room for one more; False, and none given up, where that is not enough."""
         if self._budget is None:
             return True
-        if self._num_bytes is None or self._num_bytes + num_bytes > self._budget:
+        with self._lock:
+            return self._keep_budget(num_bytes, budget=self._budget)
+
+    def _keep_budget(self, num_bytes: int, *, budget: int) -> bool:
+        if self._num_bytes is None or self._num_bytes + num_bytes > budget:
             inventory = self.inventory()
             holdings = Holdings(inventory.kept, inventory.origins)
-            excess = holdings.num_bytes + num_bytes - self._budget
+            excess = holdings.num_bytes + num_bytes - budget
             # Some more than needed, so that not every checkpoint starts a search.
-            slack = self._budget // 20 if excess > 0 else 0
+            slack = budget // 20 if excess > 0 else 0
             gone = holdings.give_up(excess + slack, pinned=pinned(holdings, inventory))
-            if holdings.num_bytes + num_bytes > self._budget:
+            if holdings.num_bytes + num_bytes > budget:
                 self._warn_once(num_bytes)
                 return False
             remove(gone)

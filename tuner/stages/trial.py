@@ -1,24 +1,31 @@
 """One face trial from its configuration to its metrics, sharing what it can. Knows nothing of who asked."""
 
-import json
+import time
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Final
 
 import torch
 
 from tuner.config.run import RunConfig
 from tuner.curves import CurvePoint, CurveWriter
+from tuner.evaluations import EvaluationWriter
 from tuner.names import CURVE_FILE, EVALUATIONS_FILE, METRIC_FINAL_LOSS
+from tuner.room import LOOK_SECONDS, Wait, shortage
 from tuner.stages.runner import Evaluation, Repetition, SharedRun
 from tuner.stages.shelf import StepCounts
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
+from tuner.training.determinism import is_deterministic
 from tuner.training.face import FaceWorkload
 from tuner.training.faces import prepare_faces
 from tuner.training.fingerprint import fingerprint
+
+_LOOK_SECONDS: Final = 0.1
+"""How often a trial's files are brought up to date, and it is looked whether there is room for more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +33,8 @@ class TrialProgress:
     """Where a trial stands after `steps` steps; `metrics` is filled at evaluations, and for good where `finished`.
 
     `counts` are the steps executed, repeated, shared and resumed until now; `shared_with` says how many of the known
-    steps which trial executed, by label; `shelf` is the key of the shelf they are on, None without a store.
+    steps which trial executed, by label; `shelf` is the key of the shelf they are on, None without a store. Where it is
+    `paused` it waits for room on the disk.
     """
 
     steps: int
@@ -37,6 +45,7 @@ class TrialProgress:
     shared_with: Mapping[str, int]
     shelf: str | None
     finished: bool = False
+    paused: bool = False
 
 
 def plan_of(config: RunConfig) -> Plan:
@@ -64,6 +73,9 @@ def run_trial(
     trained again. To stop early, close the generator: what was recorded until then is whole, and a trial with the same
     configuration goes on from there.
 
+    Where the disk has no room, checkpoints of the store are given up, and if that is not enough, the trial pauses
+    before it writes another byte, which the log says; it goes on when there is room.
+
     Args:
         config: the run.
         folder: where its files go.
@@ -74,6 +86,7 @@ def run_trial(
     Raises:
         DivergedError: the loss became NaN or infinite.
         UserError: the data cannot be used, or a repeated step did not give its recorded loss.
+        NoRoomError: the disk stayed full for too long; the trial can be taken up again.
     """
     train, verification = prepare_faces(config.workload.data)
     workload, seed = config.workload, config.seed
@@ -87,36 +100,75 @@ def run_trial(
         build=lambda: FaceWorkload(workload, seed=seed, train=train, verification=verification, device=device),
         shelf=shelf,
         evaluate_at=evaluate_at,
-        deterministic=device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
+        deterministic=is_deterministic(device),
         label=label,
     )
     tail: deque[float] = deque(maxlen=max(1, config.total_steps // 20))
-    steps, loss, lr = 0, 0.0, 0.0
+    progress = TrialProgress(
+        steps=0,
+        loss=0.0,
+        lr=0.0,
+        metrics={},
+        counts=replace(run.counts),
+        shared_with={},
+        shelf=None if shelf is None else shelf.key,
+    )
     events = run.events()
     try:
-        with CurveWriter(folder / CURVE_FILE) as curve, (folder / EVALUATIONS_FILE).open("w") as evaluations:
-            for event in events:
-                metrics: Mapping[str, float] = {}
+        yield from _Disk(folder, store).waits(progress)
+        with CurveWriter(folder / CURVE_FILE) as curve, EvaluationWriter(folder / EVALUATIONS_FILE) as evaluations:
+            disk = _Disk(folder, store, writers=(run.catch_up, curve.flush, evaluations.flush))
+            while True:
+                if not progress.finished:
+                    yield from disk.waits(progress)
+                event = next(events, None)
+                if event is None:
+                    break
+                progress = replace(progress, metrics={}, counts=replace(run.counts), shared_with=run.shared_with)
                 if isinstance(event, Evaluation):
                     metrics = {**event.metrics, METRIC_FINAL_LOSS: fmean(tail)}
-                    evaluations.write(json.dumps({"steps": steps, **metrics}) + "\n")
-                    evaluations.flush()
-                    curve.flush()
+                    evaluations.write(event.steps, metrics)
+                    yield from disk.waits(progress, at_once=True)
+                    progress = replace(progress, metrics=metrics, finished=event.steps == config.total_steps)
                 elif not isinstance(event, Repetition):
-                    steps, loss, lr = event.step + 1, event.loss, event.lr
-                    curve.write(CurvePoint(event.step, loss, lr, event.response))
-                    tail.append(loss)
-                    if steps in evaluate_at:
+                    curve.write(CurvePoint(event.step, event.loss, event.lr, event.response))
+                    tail.append(event.loss)
+                    progress = replace(progress, steps=event.step + 1, loss=event.loss, lr=event.lr)
+                    if progress.steps in evaluate_at:
                         continue  # The evaluation follows.
-                yield TrialProgress(
-                    steps=steps,
-                    loss=loss,
-                    lr=lr,
-                    metrics=metrics,
-                    counts=replace(run.counts),
-                    shared_with=run.shared_with,
-                    shelf=None if shelf is None else shelf.key,
-                    finished=bool(metrics) and steps == config.total_steps,
-                )
+                yield progress
     finally:
         events.close()
+
+
+class _Disk:
+    """Keeps a trial from going on while the disk has no room for what it writes.
+
+    `writers` write what they have kept, and return False where the disk is full.
+    """
+
+    def __init__(self, folder: Path, store: StageStore | None, *, writers: Sequence[Callable[[], bool]] = ()) -> None:
+        self._store = store
+        self._folder = folder
+        self._writers = writers
+        self._wait = Wait(folder)
+        self._next_look = 0.0
+
+    def waits(self, progress: TrialProgress, *, at_once: bool = False) -> Iterator[TrialProgress]:
+        """Yield progress that stands still while there is no room; writes and looks now and then, or `at_once`."""
+        if not at_once and time.monotonic() < self._next_look:
+            return
+        while (problem := self._problem()) is not None:
+            self._wait.goes_on(problem)
+            yield replace(progress, metrics={}, paused=True)
+            time.sleep(LOOK_SECONDS)
+        self._wait.is_over()
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+
+    def _problem(self) -> str | None:
+        places = [self._folder] if self._store is None else [self._folder, self._store.root]
+        if any(map(shortage, places)) and self._store is not None:
+            self._store.relieve_disk()
+        if [write for write in self._writers if not write()]:
+            return f"the disk of {self._folder} or of the stage store is full"
+        return next(filter(None, map(shortage, places)), None)

@@ -174,7 +174,10 @@ def _last_used(folder: Path) -> float:
 
 
 def _remove_shelf(folder: Path) -> None:
-    """Remove a shelf; it is gone at once for whoever looks, and then its files go."""
+    """Remove a shelf; it is gone at once for whoever looks, and then its files go. Of a link only the link goes."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
     gone = folder.with_name(f"{_REMOVED}{uuid4().hex}")
     folder.rename(gone)
     shutil.rmtree(gone)

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from tuner.config.run import PositiveInt, Strict
 from tuner.errors import UserError
+from tuner.files import write_whole
 from tuner.names import FORMAT_VERSION, JOURNAL_FILE, SWEEP_FILE, SWEEPS_DIR, TRIALS_DIR
 
 
@@ -67,12 +68,8 @@ class SweepFolder:
     def write(self, description: SweepDescription) -> None:
         """Make the folder and write the description, whole or not at all; FileExistsError where one is there."""
         self.path.mkdir(parents=True, exist_ok=True)
-        fresh = self.description.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(yaml.safe_dump(description.model_dump(), sort_keys=False, allow_unicode=True), "utf-8")
-        try:
-            os.link(fresh, self.description)
-        finally:
-            fresh.unlink()
+        text = yaml.safe_dump(description.model_dump(), sort_keys=False, allow_unicode=True)
+        write_whole(self.description, text.encode(), new=True)
 
     def read(self) -> SweepDescription:
         """Read the description back; UserError names a file that is damaged or of another version."""
@@ -80,8 +77,9 @@ class SweepFolder:
             content: Any = yaml.safe_load(self.description.read_text("utf-8"))
             version = content["format"]
         except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"{self.description} must describe a sweep, but cannot be read: {error}; restore it"
+                f"{self.description} must describe a sweep, but cannot be read: {reason}; restore it"
             ) from None
         if version != FORMAT_VERSION:
             raise UserError(

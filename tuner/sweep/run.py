@@ -2,10 +2,10 @@
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,18 @@ from tuner.names import STAGES_DIR, SWEEPS_DIR, SYNTHETIC
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
 from tuner.sizes import num_bytes
+from tuner.sweep.devices import first_visible, gpus
+from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.folder import SweepDescription, SweepFolder
+from tuner.sweep.lock import device_lock, sweep_lock
 from tuner.sweep.progress import ConsoleProgress, describe
 from tuner.sweep.source import Sharing, SweepSource
+from tuner.sweep.verify import verify_sharing
 from tuner.sweep.view import RunView
 from tuner.tracking.environment import describe_environment, num_cores
 from tuner.tracking.runs import DataDescription, Status, finish, start_sweep
 from tuner.tracking.store import Tracker, connect
-from tuner.tracking.uri import redact, resolve_uri
+from tuner.tracking.uri import redact, resolve_uri, sqlite_path
 
 LAST_SENDING_SECONDS = 60.0
 """At its end, a sweep waits at most so long for the tracking store to take what is left."""
@@ -45,12 +49,17 @@ def new_sweep(
     tracking_uri: str | None,
     share: bool,
     checkpoint_budget: str,
+    verify: int = 0,
+    wait: bool = False,
+    locks: ExitStack,
     console: Console,
 ) -> Ledger:
     """Make and run a sweep; return its ledger.
 
     `share` lets trials take over the steps that earlier trials of the working folder have trained, whose checkpoints
-    may take `checkpoint_budget` ("20GiB") on disk.
+    may take `checkpoint_budget` ("20GiB") on disk. In the end `verify` trials are trained again without sharing; what
+    `tuner.analysis.sharing.read_verification` then returns says whether they were equal. `locks` keeps other sweeps
+    from the GPU, and other processes from this one, until the caller closes it; `wait` waits for a GPU that is in use.
 
     Raises:
         UserError: something that was asked for cannot be; nothing was made then.
@@ -66,8 +75,23 @@ def new_sweep(
     folder.check_free(name)
     sharing = Sharing(Path(STAGES_DIR).absolute() if share else None, num_bytes(checkpoint_budget))
     uri = resolve_uri(tracking_uri)
+    check_disk(
+        needs(
+            folder=folder.path,
+            store=sharing.store,
+            database=sqlite_path(uri),
+            steps=plan.steps,
+            trials=trials or space_file.trials,
+        ),
+        tell=partial(console.print, soft_wrap=True),
+    )
+    device = first_visible()
+    if not wait:
+        with device_lock(device, sweep=folder.path):
+            pass  # a GPU in use is told before the faces are decoded
     faces = _prepare(plan, console)
     tracker = connect(uri)
+    locks.enter_context(device_lock(device, sweep=folder.path, wait=wait, tell=partial(console.print, soft_wrap=True)))
     wanted = trials or space_file.trials
     parent_run_id = start_sweep(
         tracker,
@@ -85,12 +109,13 @@ def new_sweep(
         tags={"mlflow.note.content": space_file.question, "fastface_tuner.folder": str(folder.path)},
         texts={
             "space.yaml": space_file.text,
-            "environment.json": json.dumps(describe_environment(_accelerators()), indent=2),
+            "environment.json": json.dumps(describe_environment([gpu.name for gpu in gpus()]), indent=2),
         },
         data=faces,
     )
     try:
         folder.write(SweepDescription(name=name, trials=wanted, tracking_uri=redact(uri), parent_run_id=parent_run_id))
+        locks.enter_context(sweep_lock(folder.path))
         ledger = Ledger.create(folder.journal, plan=plan)
     except (OSError, UserError) as error:
         finish(tracker, parent_run_id, "FAILED", tags={"reason": str(error)})
@@ -98,6 +123,8 @@ def new_sweep(
     run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console)
     for line in summary(ledger, folder):
         console.print(line, highlight=False, soft_wrap=True)
+    if verify:
+        verify_sharing(ledger, folder=folder, num=verify, tracker=tracker, console=console)
     return ledger
 
 
@@ -178,16 +205,6 @@ def _prepare(plan: Plan, console: Console) -> DataDescription:
             "verification_images": len(verification.labels),
         },
     )
-
-
-def _accelerators() -> list[str]:
-    """Return the names of the GPUs, from the driver's own tool: importing torch here would cost seconds."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    command = [program, "--query-gpu=name", "--format=csv,noheader"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603
-    return [] if listed.returncode else listed.stdout.split("\n")[:-1]
 
 
 def _absolute(data: str | None) -> str | None:

@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import NoRoomError
 from tuner.names import TRACEBACK_FILE
+from tuner.room import wait_for_room
 from tuner.search.ledger import Ledger
 from tuner.search.record import Suggestion
 from tuner.sweep.folder import SweepFolder
@@ -78,6 +80,7 @@ class SweepSource:
     def next_trial(self) -> Job | None:
         """Return the next trial that has to be trained, or None when the sweep has all its trials."""
         while sum(record.state != "RUNNING" for record in self._ledger.trials()) < self._trials:
+            wait_for_room(self._folder.path)
             suggestion = self._ledger.ask()
             if suggestion is None:
                 return None
@@ -100,6 +103,8 @@ class SweepSource:
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
         """File a trial's outcome; a trial that failed costs the sweep nothing but its own time."""
+        if result is not None and "no_room" in result:
+            raise NoRoomError(result["no_room"])  # the trial stays as it is, to be resumed
         running = self._running[number]
         if result is not None and "failed" not in result:
             self._count(running, result)

@@ -11,10 +11,10 @@ import torch
 from ray import tune
 
 from tuner.config.run import RunConfig
-from tuner.errors import DivergedError, UserError
+from tuner.errors import DivergedError, NoRoomError, UserError
 from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, run_trial
-from tuner.training.determinism import set_deterministic
+from tuner.training.determinism import is_deterministic, set_deterministic
 
 REPORT_SECONDS = 0.5
 """How often a trial reports: often enough for a person to watch, too seldom to cost anything."""
@@ -30,6 +30,7 @@ class TrialActor(tune.Trainable):
 
     _progress: Generator[TrialProgress] | None = None
     _messages: "Messages"
+    _deterministic: bool
     _stores: dict[str, StageStore] | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -44,6 +45,7 @@ class TrialActor(tune.Trainable):
         torch.set_num_threads(new_config["threads"])
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         set_deterministic(device)
+        self._deterministic = is_deterministic(device)
         self._progress = run_trial(
             RunConfig.model_validate(new_config["run"]),
             Path(new_config["folder"]),
@@ -61,6 +63,8 @@ class TrialActor(tune.Trainable):
             for progress in self._progress:
                 if progress.metrics or time.monotonic() >= deadline:
                     break
+        except NoRoomError as error:
+            return {"no_room": str(error), "done": True}
         except (DivergedError, UserError) as error:
             return _failure(str(error))
         except Exception as error:  # noqa: BLE001 - one trial's failure is one trial's
@@ -74,6 +78,7 @@ class TrialActor(tune.Trainable):
             "steps_shared": progress.counts.shared,
             "shared_with": list(progress.shared_with.items()),
             "messages": self._messages.take(),
+            "deterministic": self._deterministic,
             "done": progress.finished,
         }
 

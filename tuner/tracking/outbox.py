@@ -16,7 +16,8 @@ from typing import Final
 
 from mlflow.entities import Metric
 
-from tuner.curves import CurvePoint, CurveReader, EvaluationReader, read_curve
+from tuner.curves import CurvePoint, CurveReader, read_curve
+from tuner.evaluations import EvaluationReader
 from tuner.names import CURVE_FILE, EVALUATIONS_FILE, METRIC_LOSS, METRIC_LR, METRIC_RESPONSE
 from tuner.tracking.runs import Status, clean_key
 from tuner.tracking.spool import Spool

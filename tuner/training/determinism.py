@@ -14,3 +14,8 @@ def set_deterministic(device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
+
+
+def is_deterministic(device: torch.device) -> bool:
+    """Return whether two runs on a device are equal bit for bit, as this process is set up."""
+    return device.type == "cpu" or torch.are_deterministic_algorithms_enabled()

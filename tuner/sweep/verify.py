@@ -1,0 +1,186 @@
+"""Train some trials of a sweep again, from scratch and without the stage store, and compare: `--verify-sharing`."""
+
+import random
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tuner.analysis.sharing import Difference, TrialCheck, Verification, compare_runs, write_verification
+from tuner.errors import UserError
+from tuner.names import TAG_VERIFIED, VERIFY_DIR
+from tuner.search.ledger import Ledger
+from tuner.search.plan import Assignment, run_config
+from tuner.sweep.folder import SweepFolder
+from tuner.sweep.jobs import Job
+from tuner.sweep.progress import PLAIN_SECONDS
+from tuner.tracking.environment import num_cores
+from tuner.tracking.runs import clipped_tags
+from tuner.tracking.store import Tracker
+from tuner.trials import TrialRecord
+
+
+def verify_sharing(
+    ledger: Ledger,
+    *,
+    folder: SweepFolder,
+    num: int,
+    tracker: Tracker | None,
+    console: Console,
+    actor: type[Any] | None = None,
+) -> Verification:
+    """Retrain `num` finished trials of a sweep alone, compare them with their records, and say what was found.
+
+    Curves and metrics must be equal, bit for bit. The result is printed, left in the sweep's folder (`verify.json`; the
+    retrained trials in `verify/NNNN/`), and becomes a tag of the sweep's MLflow run. The sweep must not be running.
+
+    Args:
+        ledger: the sweep's record.
+        folder: its files.
+        num: how many trials; all that there are where there are fewer.
+        tracker: the store of its MLflow runs; None for none.
+        console: hears of the progress.
+        actor: the Tune trainable that runs a trial; None takes `tuner.sweep.trainable.TrialActor`.
+    """
+    from tuner.sweep.executor import execute
+    from tuner.sweep.trainable import TrialActor
+
+    chosen = choose(ledger.trials(), num=num, seed=ledger.plan.seed)
+    with _Progress(console, trials=len(chosen), steps=ledger.plan.steps) as progress:
+        source = _Retraining(ledger, chosen, folder=folder, progress=progress)
+        if chosen:
+            execute(source, actor or TrialActor)
+    found = Verification(trials=tuple(source.checks), deterministic=source.deterministic)
+    write_verification(folder.path, found)
+    console.print(f"sharing verified: {found.conclusion}", highlight=False, soft_wrap=True)
+    if tracker is not None:
+        try:
+            with tracker.asked_to("tag the sweep as verified"):
+                for key, value in clipped_tags({TAG_VERIFIED: found.conclusion}).items():
+                    tracker.client.set_tag(folder.read().parent_run_id, key, value)
+        except UserError as error:
+            console.print(str(error), highlight=False, soft_wrap=True)
+    return found
+
+
+def choose(records: Sequence[TrialRecord], *, num: int, seed: int) -> list[TrialRecord]:
+    """Return `num` finished trials to train again, drawn by `seed`, by number: those that shared steps come first.
+
+    A trial that took another's result as its own says nothing about sharing, and is left out.
+    """
+    finished = [record for record in records if record.state == "COMPLETE" and record.duplicate_of is None]
+    random.Random(seed).shuffle(finished)  # noqa: S311 - no secret
+    finished.sort(key=lambda record: record.steps_shared == 0)
+    return sorted(finished[:num], key=lambda record: record.number)
+
+
+class _Retraining:
+    """A `TrialSource` of trials that have run, each to be trained from its first step to its last."""
+
+    def __init__(
+        self, ledger: Ledger, records: Sequence[TrialRecord], *, folder: SweepFolder, progress: "_Progress"
+    ) -> None:
+        self.checks: list[TrialCheck] = []
+        self.deterministic = True
+        self._ledger = ledger
+        self._records = {record.number: record for record in records}
+        self._waiting = list(records)
+        self._folder = folder
+        self._progress = progress
+
+    def next_trial(self) -> Job | None:
+        if not self._waiting:
+            return None
+        record = self._waiting.pop(0)
+        self._progress.started(record.number)
+        alone = self._alone(record.number)
+        shutil.rmtree(alone, ignore_errors=True)
+        alone.mkdir(parents=True)
+        run = run_config(self._ledger.plan, Assignment(record.scheduler, record.settings, record.base_lr))
+        return Job(
+            record.number,
+            {
+                "run": run.to_dict(),
+                "folder": str(alone),
+                "threads": num_cores(),
+                "label": "",
+                "store": None,
+                "checkpoint_budget": 0,
+            },
+        )
+
+    def moved(self, number: int, result: Mapping[str, Any]) -> None:  # noqa: ARG002 - the protocol's
+        if "failed" not in result:
+            self._progress.moved(result["steps"])
+
+    def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
+        record = self._records[number]
+        if result is None or "failed" in result:
+            reason = "its process ended" if result is None else result["failed"]
+            difference: Difference | None = Difference(step=None, text=f"failed when trained alone: {reason}")
+        else:
+            self.deterministic = result["deterministic"]
+            difference = compare_runs(
+                self._folder.trial(number),
+                self._alone(number),
+                metrics=record.metrics,
+                metrics_alone=dict(result["metrics"]),
+            )
+        check = TrialCheck(
+            trial=number, steps=self._ledger.plan.steps, steps_shared=record.steps_shared, difference=difference
+        )
+        self.checks.append(check)
+        self._progress.ended(str(check))
+
+    def _alone(self, number: int) -> Path:
+        return self._folder.path / VERIFY_DIR / f"{number:04d}"
+
+
+class _Progress:
+    """A bar in a terminal, a plain line now and then elsewhere; one line that stays for each trial."""
+
+    def __init__(self, console: Console, *, trials: int, steps: int) -> None:
+        self._console = console
+        self._trials, self._steps, self._done = trials, steps, 0
+        self._title = ""
+        self._last_line = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        self._bars = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+        )
+        self._bar = self._bars.add_task("verifying", total=max(1, trials * steps))
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def started(self, number: int) -> None:
+        self._title = f"training trial {number} again, alone ({self._done + 1} of {self._trials})"
+        self._bars.update(self._bar, description=self._title)
+        if not self._console.is_terminal:
+            self._last_line = time.monotonic()
+            self._say(self._title)
+
+    def moved(self, steps: int) -> None:
+        self._bars.update(self._bar, completed=self._done * self._steps + steps)
+        if not self._console.is_terminal and time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            self._say(f"  {self._title}  step {steps}/{self._steps}")
+
+    def ended(self, line: str) -> None:
+        self._done += 1
+        self._bars.update(self._bar, completed=self._done * self._steps)
+        self._say(line)
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
