@@ -4,7 +4,6 @@ A curve file has the header `step,loss,lr[,detector_response]` and one row per t
 `repr`, so that a value read back is the value that was written, bit for bit.
 """
 
-import csv
 from dataclasses import dataclass
 from io import TextIOBase
 from pathlib import Path
@@ -31,6 +30,7 @@ class CurveWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # a process that is being killed may still write to the one before
         self._file: TextIOBase = path.open("w", encoding="ascii", newline="")
         self._file.write(",".join(HEADER) + "\n")
 
@@ -69,11 +69,11 @@ class CurveReader:
             file.seek(self._position)
             fresh = file.read()
         whole = fresh[: fresh.rfind(b"\n") + 1]
-        rows = csv.reader(whole.decode("ascii").splitlines())
+        rows = whole.decode("ascii").splitlines()
         if self._position == 0:
-            next(rows, None)
+            rows = rows[1:]
         self._position += len(whole)
-        return [_point(row) for row in rows]
+        return [parse_row(row) for row in rows]
 
 
 def read_curve(path: Path) -> list[CurvePoint]:
@@ -81,6 +81,7 @@ def read_curve(path: Path) -> list[CurvePoint]:
     return CurveReader(path).read_new()
 
 
-def _point(row: list[str]) -> CurvePoint:
-    step, loss, lr, response = row
+def parse_row(row: str) -> CurvePoint:
+    """Return the point of one row of a curve file; ValueError where it is none."""
+    step, loss, lr, response = row.split(",")
     return CurvePoint(int(step), float(loss), float(lr), float(response) if response else None)

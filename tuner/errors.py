@@ -6,4 +6,8 @@ class UserError(Exception):
 
 
 class DivergedError(Exception):
-    """The training loss became NaN or infinite; the trial has failed, the sweep goes on."""
+    """The training loss became NaN or infinite, or exploded; the trial has failed, the sweep goes on."""
+
+
+class SweepStoppedError(Exception):
+    """A sweep ended before its last trial for the cause that the message states on one line; it can be resumed."""

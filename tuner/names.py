@@ -35,5 +35,7 @@ Setting = float | int | str
 
 TAG_KIND: Final = "fastface_tuner.kind"
 """MLflow tag of every run: "sweep" or "trial"."""
+TAG_FOLDER: Final = "fastface_tuner.folder"
+"""MLflow tag of a parent run: the sweep's folder."""
 TAG_TRIAL: Final = "fastface_tuner.trial"
 """MLflow tag of a child run: its trial number."""

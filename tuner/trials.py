@@ -17,7 +17,9 @@ class TrialRecord:
     says that it ran the scheduler's own default setting; `key` is equal for trials that are the same run, step by step,
     and `duplicate_of` names the one that this one repeats. `value` is None unless COMPLETE, `reason` None unless FAIL.
     `steps_executed` counts the training steps run for this trial, `steps_shared` those whose losses earlier trials had
-    recorded; `seconds` is its wall time.
+    recorded. Of those executed, `steps_repeated` were known and only trained again: on the way from a checkpoint to
+    where the trial departs from known ground, or after it was interrupted. For a COMPLETE trial executed - repeated +
+    shared are all its steps. `seconds` is its wall time.
     """
 
     number: int
@@ -31,6 +33,7 @@ class TrialRecord:
     key: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     steps_executed: int = 0
+    steps_repeated: int = 0
     steps_shared: int = 0
     seconds: float = 0.0
     run_id: str | None = None

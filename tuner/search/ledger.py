@@ -8,6 +8,7 @@ One trial runs at a time. The journal is an ordinary Optuna study named "sweep",
 """
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -43,6 +44,8 @@ _PLAN: Final = "plan"
 _RUN: Final = "run"
 _RESULT: Final = "result"
 _RUN_ID: Final = "run_id"
+_STINT: Final = "stint"
+"""Since when an interrupted trial goes on, and the seconds that it ran before."""
 _STATES: Final[Mapping[TrialState, RecordState]] = {
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "COMPLETE",
@@ -114,7 +117,9 @@ class Ledger:
             chosen = firsts[number]
             params = reference_params(self.plan, chosen.scheduler)
         else:
-            drawn = self._suggester.draw(number, [self._past(trial) for trial in trials])
+            history = [self._past(trial) for trial in trials]
+            failed = {trial.user_attrs[_RUN]["key"] for trial in trials if trial.state == TrialState.FAIL}
+            drawn = self._suggester.draw(number, history, refused=lambda params: self._key(params) in failed)
             if drawn is None:
                 return None
             params, chosen = drawn, assignment(self.plan.space, drawn)
@@ -128,6 +133,7 @@ class Ledger:
         reason: str | None = None,
         metrics: Mapping[str, float] | None = None,
         steps_executed: int = 0,
+        steps_repeated: int = 0,
         steps_shared: int = 0,
         seconds: float = 0.0,
         duplicate_of: int | None = None,
@@ -146,6 +152,7 @@ class Ledger:
             "reason": reason,
             "metrics": dict(metrics or {}),
             "steps_executed": steps_executed,
+            "steps_repeated": steps_repeated,
             "steps_shared": steps_shared,
             "seconds": seconds,
             "duplicate_of": duplicate_of,
@@ -162,10 +169,34 @@ class Ledger:
         else:  # Optuna leaves finished trials alone
             self._storage.set_study_user_attr(self._study_id, f"{_RUN_ID}:{number}", run_id)
 
+    def exhausted(self) -> bool:
+        """Return whether each point of a finite space has been tried, so that there is no other trial to run."""
+        trials = self._trials()
+        begun = len(trials) >= len(references(self.plan))
+        return begun and self._suggester.exhausted([self._past(trial) for trial in trials])
+
+    def take_up(self, number: int, *, last_seen: float) -> float:
+        """Note that a running trial goes on from now; return the seconds that it ran before.
+
+        `last_seen` is when it was last seen at work, in seconds since 1970.
+        """
+        self._check_writable()
+        trial = self._trial(number)
+        began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
+        since, seconds = trial.user_attrs.get(_STINT, (began, 0.0))
+        seconds += max(0.0, last_seen - since)
+        self._storage.set_trial_user_attr(self._id(number), _STINT, [time.time(), seconds])
+        return float(seconds)
+
     def trials(self) -> list[TrialRecord]:
         """Return all trials by number."""
         notes = self._notes()
         return [self._record(trial, notes) for trial in self._trials()]
+
+    @property
+    def num_finished(self) -> int:
+        """The number of trials that have ended, well or not."""
+        return sum(trial.state != TrialState.RUNNING for trial in self._trials())
 
     def best(self) -> TrialRecord | None:
         """Return the trial with the best value, the earliest of equals; None where none is COMPLETE."""
@@ -186,6 +217,9 @@ class Ledger:
     def _learnable(self) -> Mapping[str, bool]:
         """Whether the samplers may learn from a scheduler's reference, by scheduler."""
         return {first.scheduler: in_space(self.plan, first.scheduler) for first in references(self.plan)}
+
+    def _key(self, params: Mapping[str, Setting]) -> str:
+        return run_key(run_config(self.plan, assignment(self.plan.space, params)))
 
     def _finished(self) -> list[TrialRecord]:
         return [trial for trial in self.trials() if trial.state != "RUNNING"]

@@ -1,11 +1,13 @@
 """One face trial from its configuration to its metrics, sharing what it can. Knows nothing of who asked."""
 
 import json
+import time
 from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Final
 
 import torch
 
@@ -16,9 +18,13 @@ from tuner.stages.runner import Evaluation, Repetition, SharedRun
 from tuner.stages.shelf import StepCounts
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
+from tuner.training.explosion import Explosion
 from tuner.training.face import FaceWorkload
 from tuner.training.faces import prepare_faces
 from tuner.training.fingerprint import fingerprint
+
+FLUSH_SECONDS: Final = 0.5
+"""How far the curve file may be behind the training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +78,7 @@ def run_trial(
         label: of this trial, unlike that of any other; the same when it is taken up again.
 
     Raises:
-        DivergedError: the loss became NaN or infinite.
+        DivergedError: the loss became NaN or infinite, or exploded.
         UserError: the data cannot be used, or a repeated step did not give its recorded loss.
     """
     train, verification = prepare_faces(config.workload.data)
@@ -92,6 +98,8 @@ def run_trial(
     )
     tail: deque[float] = deque(maxlen=max(1, config.total_steps // 20))
     steps, loss, lr = 0, 0.0, 0.0
+    explosion = Explosion(config.total_steps)
+    flushed = time.monotonic()
     events = run.events()
     try:
         with CurveWriter(folder / CURVE_FILE) as curve, (folder / EVALUATIONS_FILE).open("w") as evaluations:
@@ -106,6 +114,10 @@ def run_trial(
                     steps, loss, lr = event.step + 1, event.loss, event.lr
                     curve.write(CurvePoint(event.step, loss, lr, event.response))
                     tail.append(loss)
+                    explosion.watch(event.step, loss)
+                    if time.monotonic() - flushed > FLUSH_SECONDS:
+                        curve.flush()
+                        flushed = time.monotonic()
                     if steps in evaluate_at:
                         continue  # The evaluation follows.
                 yield TrialProgress(

@@ -1,7 +1,7 @@
 """What a person sees while a sweep runs: a live line in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -38,18 +38,27 @@ class ProgressView(Protocol):
 
 
 class ConsoleProgress:
-    """Trial k of N, step, loss, LR, best so far, time left."""
+    """Trial k of N, step, loss, LR, best so far, time left; `ended` are the trials that had ended before."""
 
-    def __init__(self, console: Console, *, trials: int, steps: int, maximize: bool, metric: str) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        trials: int,
+        steps: int,
+        maximize: bool,
+        metric: str,
+        ended: Sequence[TrialRecord] = (),
+    ) -> None:
         self._console = console
         self._trials = trials
         self._steps = steps
         self._maximize = maximize
         self._metric = metric
-        self._ended: list[TrialRecord] = []
+        self._ended = list(ended)
         self._done = 0
         self._last_line = 0.0
-        self._clock = _Clock(total_steps=trials * steps)
+        self._clock = _Clock(total_steps=max(0, trials - len(ended)) * steps)
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "ConsoleProgress":

@@ -12,23 +12,24 @@ from typing import Any
 from rich.console import Console
 
 from tuner.config.space_file import load_space
-from tuner.errors import UserError
-from tuner.names import STAGES_DIR, SWEEPS_DIR, SYNTHETIC
+from tuner.errors import SweepStoppedError, UserError
+from tuner.names import STAGES_DIR, SWEEPS_DIR, SYNTHETIC, TAG_FOLDER
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
 from tuner.sizes import num_bytes
+from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.progress import ConsoleProgress, describe
 from tuner.sweep.source import Sharing, SweepSource
 from tuner.tracking.environment import describe_environment, num_cores
 from tuner.tracking.mirror import CurveMirror
-from tuner.tracking.runs import DataDescription, Status, finish, start_sweep
+from tuner.tracking.runs import DataDescription, Status, end_abandoned, finish, start_sweep
 from tuner.tracking.store import Tracker, connect
 from tuner.tracking.uri import redact, resolve_uri
 
 LAST_SENDING_SECONDS = 60.0
 """At its end, a sweep waits at most so long for the tracking store to take what is left."""
-INTERRUPTED_SENDING_SECONDS = 5.0
+INTERRUPTED_SENDING_SECONDS = 2.5
 """The same where a person waits for the prompt."""
 
 
@@ -45,6 +46,7 @@ def new_sweep(
     share: bool,
     checkpoint_budget: str,
     console: Console,
+    ending: Ending,
 ) -> Ledger:
     """Make and run a sweep; return its ledger.
 
@@ -53,20 +55,18 @@ def new_sweep(
 
     Raises:
         UserError: something that was asked for cannot be; nothing was made then.
+        SweepStoppedError: too many trials failed in a row.
     """
     space_file = load_space(space)
-    plan = make_plan(space_file, steps=steps, seed=seed, data=_absolute(data))
+    plan = make_plan(space_file, steps=steps, seed=seed, data=absolute_data(data))
     name = name or f"{Path(space).stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    if not re.fullmatch(r"[\w][\w.\- ]*", name):
-        raise UserError(
-            f"a sweep's name must be letters, digits, spaces, '.', '-' and '_', but got {name!r}; use another --name"
-        )
-    folder = SweepFolder(out or Path(SWEEPS_DIR) / name)
+    folder = new_folder(name, out)
     folder.check_free(name)
     sharing = Sharing(Path(STAGES_DIR).absolute() if share else None, num_bytes(checkpoint_budget))
     uri = resolve_uri(tracking_uri)
-    faces = _prepare(plan, console)
+    faces = prepare(plan, console)
     tracker = connect(uri)
+    end_abandoned(tracker, folder=str(folder.path))
     wanted = trials or space_file.trials
     parent_run_id = start_sweep(
         tracker,
@@ -80,7 +80,7 @@ def new_sweep(
             "sampler": plan.sampler,
             "objective": space_file.objective.metric,
         },
-        tags={"mlflow.note.content": space_file.question, "fastface_tuner.folder": str(folder.path)},
+        tags={"mlflow.note.content": space_file.question, TAG_FOLDER: str(folder.path)},
         texts={
             "space.yaml": space_file.text,
             "environment.json": json.dumps(describe_environment(_accelerators()), indent=2),
@@ -88,15 +88,35 @@ def new_sweep(
         data=faces,
     )
     try:
-        folder.write(SweepDescription(name=name, trials=wanted, tracking_uri=redact(uri), parent_run_id=parent_run_id))
+        folder.write(
+            SweepDescription(
+                name=name,
+                trials=wanted,
+                tracking_uri=redact(uri),
+                parent_run_id=parent_run_id,
+                store=None if sharing.store is None else str(sharing.store),
+                checkpoint_budget=sharing.checkpoint_budget,
+                faces=faces.digest,
+            )
+        )
         ledger = Ledger.create(folder.journal, plan=plan)
     except (OSError, UserError) as error:
         finish(tracker, parent_run_id, "FAILED", tags={"reason": str(error)})
         raise UserError(f"the sweep's folder {folder.path} cannot be written: {error}; choose another --out") from None
-    run_trials(ledger, folder=folder, tracker=tracker, faces=faces, sharing=sharing, console=console)
-    for line in summary(ledger, folder):
-        console.print(line, highlight=False, soft_wrap=True)
+    except BaseException:
+        finish(tracker, parent_run_id, "KILLED")
+        raise
+    run_trials(ledger, folder=folder, tracker=tracker, faces=faces, sharing=sharing, console=console, ending=ending)
     return ledger
+
+
+def new_folder(name: str, out: Path | None) -> SweepFolder:
+    """Return the folder of a sweep to be; UserError where the name cannot be one."""
+    if not re.fullmatch(r"[\w][\w.\- ]*", name):
+        raise UserError(
+            f"a sweep's name must be letters, digits, spaces, '.', '-' and '_', but got {name!r}; use another --name"
+        )
+    return SweepFolder(out or Path(SWEEPS_DIR) / name)
 
 
 def run_trials(
@@ -107,11 +127,15 @@ def run_trials(
     faces: DataDescription | None,
     sharing: Sharing,
     console: Console,
+    ending: Ending,
     actor: type[Any] | None = None,
 ) -> None:
-    """Run the trials that the sweep still lacks, and end its MLflow run as the sweep ended.
+    """Run the trials that the sweep still lacks, end its MLflow run as the sweep ended, and say what came out.
 
     `actor` is the Tune trainable that runs a trial; None takes `tuner.sweep.trainable.TrialActor`.
+
+    Raises:
+        SweepStoppedError: too many trials failed in a row.
     """
     description = folder.read()
     objective = ledger.plan.space.objective
@@ -119,16 +143,13 @@ def run_trials(
     status: Status = "KILLED"
     patience = INTERRUPTED_SENDING_SECONDS
     try:
-        # Ray and torch take seconds to import, which bad input should not have to wait for.
-        from tuner.sweep.executor import execute
-        from tuner.sweep.trainable import TrialActor
-
         with ConsoleProgress(
             console,
             trials=description.trials,
             steps=ledger.plan.steps,
             maximize=objective.maximize,
             metric=objective.metric,
+            ended=[record for record in ledger.trials() if record.state != "RUNNING"],
         ) as progress:
             source = SweepSource(
                 ledger,
@@ -143,23 +164,36 @@ def run_trials(
                 sharing=sharing,
             )
             try:
-                execute(source, actor or TrialActor)
+                if ledger.num_finished < description.trials:
+                    # Ray and torch take seconds to import, which bad input should not have to wait for.
+                    from tuner.sweep.executor import execute
+                    from tuner.sweep.trainable import TrialActor
+
+                    execute(source, actor or TrialActor, ending=ending)
             finally:
                 source.abandon()
-        status = "FINISHED" if ledger.best() is not None else "FAILED"
+        status = "FINISHED" if ledger.best() is not None and source.cause is None else "FAILED"
         patience = LAST_SENDING_SECONDS
     except (KeyboardInterrupt, SystemExit):
-        done = sum(record.state != "RUNNING" for record in ledger.trials())
-        console.print(f"interrupted after {done} of {description.trials} trials; what they found is kept")
+        console.print(
+            f"interrupted after {ledger.num_finished} of {description.trials} trials; "
+            f"go on with: fastface-tuner resume {folder.argument}",
+            highlight=False,
+            soft_wrap=True,
+        )
         raise
     finally:
         mirror.finish(description.parent_run_id, status)
         unsent = mirror.close(timeout=patience)
         if unsent:
             console.print(f"{unsent.points} steps of {len(unsent.run_ids)} runs are not in MLflow: {unsent.problem}")
+    for line in summary(ledger, folder):
+        console.print(line, highlight=False, soft_wrap=True)
+    if source.cause is not None:
+        raise SweepStoppedError(f"{source.cause}; then go on with: fastface-tuner resume {folder.argument}")
 
 
-def _prepare(plan: Plan, console: Console) -> DataDescription:
+def prepare(plan: Plan, console: Console) -> DataDescription:
     """Decode or render the faces once, before the first trial, and find out whether they can be used."""
     from rich.progress import Progress
 
@@ -193,7 +227,8 @@ def _accelerators() -> list[str]:
     return [] if listed.returncode else listed.stdout.split("\n")[:-1]
 
 
-def _absolute(data: str | None) -> str | None:
+def absolute_data(data: str | None) -> str | None:
+    """Return `--data` as the plan keeps it: a folder by its whole path."""
     if data in (None, SYNTHETIC):
         return data
     try:
@@ -209,8 +244,7 @@ def summary(ledger: Ledger, folder: SweepFolder) -> list[str]:
         first = next((record.reason for record in ledger.trials() if record.reason), "no trial ran")
         return [f"no trial finished; the first failed because: {first}"]
     metric = ledger.plan.space.objective.metric
-    short = folder.path == (Path(SWEEPS_DIR) / folder.path.name).absolute()
     return [
         f"best: trial {best.number} with {metric} {best.value:.4f}: {describe(best.params)}",
-        f"all trials: fastface-tuner compare {folder.path.name if short else folder.path}",
+        f"all trials: fastface-tuner compare {folder.argument}",
     ]
