@@ -1,9 +1,11 @@
-"""Run one sweep again and again until it ends, each time in a fork that is killed at a random moment.
+"""Run sweeps again and again until they end, each time in a fork that is killed at a random moment.
 
 All is imported once and Ray is left out, so that a start costs no seconds: the fork runs the trials' actor itself. Run
 as a program, since the fork of a process that has used torch may hang:
 
-    python forked_sweep.py FOLDER KILLS SIGNAL SEED [--no-share]
+    python forked_sweep.py SEED FOLDER:KILLS:SIGNAL[:no-share]...
+
+Each folder has an `mlflow.db`. For each it prints how many of the kills hit a sweep that had not ended.
 """
 
 import os
@@ -13,22 +15,22 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from plain_executor import execute
 from rich.console import Console
 
 import tuner.sweep.executor
+import tuner.sweep.run
+from tuner.names import TRACKING_URI_VARIABLE
 from tuner.stages.files import ROW_BYTES, STEPS_FILE
 from tuner.sweep.ending import Ending
-from tuner.sweep.jobs import STOP_FILE, STOPPED, TrialSource
 from tuner.sweep.resume import Asked, find_begun, resume_sweep
 from tuner.sweep.run import new_sweep
-from tuner.sweep.trainable import TrialActor
 
 SPACE = """
 question: Does a sweep that is killed find what it would have found?
 steps: 40
-trials: 5
+trials: 4
 workload:
   data: {image_size: 32, identities: 16, images_per_identity: 6}
   model: {embedding_size: 32}
@@ -44,29 +46,10 @@ schedulers:
 """
 
 
-def execute(source: TrialSource, trainable: type[TrialActor], *, ending: Ending) -> None:
-    """Run the source's trials in this process; stands in for `tuner.sweep.executor.execute`."""
-    stop_file = Path("stop")
-    stop_file.unlink(missing_ok=True)
-    actor = trainable.__new__(trainable)
-    with ending.gentle(stop_file.touch):
-        while not ending.received and (job := source.next_trial()) is not None:
-            config: dict[str, Any] = {**job.config, STOP_FILE: str(stop_file)}
-            if actor._progress is None:
-                actor.setup(config)
-            else:
-                actor.reset_config(config)
-            while not (result := actor.step())["done"]:
-                source.moved(job.number, result)
-            if STOPPED not in result:
-                source.ended(job.number, result)
-    ending.check()
-
-
 def sweep(*, share: bool) -> None:
     """Do what `sweep space.yaml --seed 3 --name first --resume` does."""
-    console = Console(file=open("out.txt", "a"), markup=False)
-    with Ending() as ending:
+    with Path("out.txt").open("a") as out, Ending() as ending:
+        console = Console(file=out, markup=False)
         begun = find_begun("first", None)
         if begun is not None:
             asked = Asked(space="space.yaml", steps=None, seed=3, data=None, share=share)
@@ -89,27 +72,35 @@ def sweep(*, share: bool) -> None:
 
 
 def main() -> None:
-    """Start, kill, start; after the last kill let it end. Prints how many kills hit a sweep under way."""
-    folder, kills, number, seed, *options = sys.argv[1:]
-    os.chdir(folder)
-    Path("space.yaml").write_text(SPACE)
+    """Run one sweep after another."""
     tuner.sweep.executor.execute = execute
-    moments = random.Random(int(seed))
+    tuner.sweep.run.num_cores = lambda: 1  # two threads would wait for each other on a busy machine
+    moments = random.Random(int(sys.argv[1]))  # noqa: S311
+    for each in sys.argv[2:]:
+        folder, kills, number, *options = each.split(":")
+        os.chdir(folder)
+        os.environ[TRACKING_URI_VARIABLE] = f"sqlite:///{folder}/mlflow.db"
+        Path("space.yaml").write_text(SPACE)
+        print(run(int(kills), signal.Signals[number], moments, share="no-share" not in options), flush=True)  # noqa: T201
+
+
+def run(kills: int, number: signal.Signals, moments: random.Random, *, share: bool) -> int:
+    """Start, kill, start; after the last kill let it end."""
     hits = 0
-    for _ in range(int(kills)):
+    for _ in range(kills):
         steps, before = moments.randint(-5, 40), recorded()  # in steps, since machines differ; some hit the start-up
-        child = start(share="--no-share" not in options)
+        child = start(share=share)
         time.sleep(moments.uniform(0, 0.3))
         while steps > 0 and not ended(child):
             time.sleep(0.005)
             now = recorded()
             steps, before = steps - max(0, now - before), now
         time.sleep(moments.uniform(0, 0.05))
-        os.kill(child, getattr(signal, number))
+        os.kill(child, number)
         hits += status_of(child) != 0
-    last = status_of(start(share="--no-share" not in options))
-    print(hits)
-    sys.exit(last)
+    if status_of(start(share=share)) != 0:
+        sys.exit("the sweep did not end well")
+    return hits
 
 
 def start(*, share: bool) -> int:
@@ -121,7 +112,7 @@ def start(*, share: bool) -> int:
     except SystemExit as ending:
         os._exit(ending.code)
     except BaseException as error:  # noqa: BLE001 - told by the status, the reason on stderr
-        print(type(error).__name__, error, file=sys.stderr, flush=True)
+        print(type(error).__name__, error, file=sys.stderr, flush=True)  # noqa: T201
         os._exit(1)
     os._exit(0)
 

@@ -133,7 +133,13 @@ def _running_ray(ending: Ending, scratch: Path) -> Iterator[None]:
     with Guard(scratch):
         try:
             try:
-                ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address="local",
+                    num_cpus=1,  # Ray would start an idle process for every further core
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             except SystemExit:  # from Ray's own handler for SIGTERM, which it puts in the place of ours
                 ending.received = signal.SIGTERM
             ending.listen()
