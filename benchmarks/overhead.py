@@ -34,6 +34,7 @@ from tuner.curves import CurvePoint, CurveWriter
 from tuner.names import CURVE_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan
+from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.run import run_trials
 from tuner.sweep.source import Sharing
@@ -73,7 +74,14 @@ class CurveActor(tune.Trainable):
             for step in range(REPORTS):
                 curve.write(CurvePoint(step, loss(step, self.patience), 0.1))
         metrics = [("accuracy", self.patience)]
-        counts = {"steps_executed": REPORTS, "steps_shared": 0, "shared_with": [], "messages": []}
+        counts = {
+            "steps_executed": REPORTS,
+            "steps_repeated": 0,
+            "steps_shared": 0,
+            "shared_with": [],
+            "shelf": None,
+            "messages": [],
+        }
         return {"steps": REPORTS, "loss": 0.0, "lr": 0.1, "metrics": metrics, "done": True, **counts}
 
 
@@ -111,7 +119,15 @@ def run_ours(trials: int, folder: Path) -> tuple[float, MlflowClient]:
     quiet = Console(file=(folder / "progress.txt").open("w"))
     started = time.perf_counter()
     unshared = Sharing(store=None, checkpoint_budget=0)
-    run_trials(ledger, folder=sweep, tracker=tracker, sharing=unshared, console=quiet, actor=CurveActor)
+    run_trials(
+        ledger,
+        folder=sweep,
+        tracker=tracker,
+        sharing=unshared,
+        console=quiet,
+        ending=Ending(),
+        actor=CurveActor,
+    )
     return (time.perf_counter() - started) / trials, MlflowClient(uri)
 
 

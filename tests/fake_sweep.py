@@ -4,7 +4,6 @@ Run as a program it is such a sweep in a process of its own: `python fake_sweep.
 waits so many seconds between two reports; it prints a line for each.
 """
 
-import json
 import math
 import sys
 import time
@@ -17,9 +16,11 @@ from mlflow import MlflowClient
 
 from tuner.config.space_file import space_from_text
 from tuner.curves import CurvePoint, CurveWriter
+from tuner.evaluations import EvaluationWriter
 from tuner.names import Setting
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan
+from tuner.sweep.asked import Budget
 from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.jobs import Job
 from tuner.sweep.source import Sharing, SweepSource
@@ -82,8 +83,8 @@ class FakeSweep:
         self.view = self._timed(RunView, self.ledger, folder=self.folder, tracker=self.tracker)
         self._timed(self.view.sweep_runs)
         self.source = SweepSource(
-            self.ledger, trials=TRIALS, folder=self.folder, view=self.view, progress=self.progress, threads=1,
-            sharing=Sharing(None, 0),
+            self.ledger, budget=Budget(trials=TRIALS), folder=self.folder, view=self.view, progress=self.progress,
+            threads=1, sharing=Sharing(None, 0),
         )  # fmt: skip
 
     def run(self, at: Callable[[int, int], object] = lambda *_: None) -> None:
@@ -93,13 +94,13 @@ class FakeSweep:
 
     def _trial(self, job: Job, at: Callable[[int, int], object]) -> None:
         folder, result = Path(job.config["folder"]), dict[str, Any]()
-        with CurveWriter(folder / "curve.csv") as curve, (folder / "evaluations.jsonl").open("w") as evaluations:
+        with CurveWriter(folder / "curve.csv") as curve, EvaluationWriter(folder / "evaluations.jsonl") as evaluations:
             for point in points(job.number):
                 curve.write(point)
                 steps = point.step + 1
                 metrics = {"accuracy": 1 - point.loss} if steps % 30 == 0 else {}
                 if metrics:
-                    evaluations.write(json.dumps({"steps": steps, **metrics}) + "\n")
+                    evaluations.write(steps, metrics)
                     evaluations.flush()
                 if steps % 10:
                     continue
@@ -108,7 +109,8 @@ class FakeSweep:
                 shared = {self.view.label(job.number - 1): 20, "elsewhere/7": 5} if job.number else {}
                 result = {
                     "steps": steps, "loss": point.loss, "lr": point.lr, "metrics": list(metrics.items()),
-                    "steps_executed": steps - 25 * bool(shared), "steps_shared": 25 * bool(shared),
+                    "steps_executed": steps - 25 * bool(shared), "steps_repeated": 0,
+                    "steps_shared": 25 * bool(shared), "shelf": None,
                     "shared_with": list(shared.items()), "messages": [], "done": steps == STEPS,
                 }  # fmt: skip
                 if job.number == FAILING and steps == 40:

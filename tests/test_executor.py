@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
-from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,32 +13,41 @@ import ray
 from ray import cloudpickle, tune
 
 from tuner.errors import UserError
-from tuner.sweep.executor import Ending, execute
-from tuner.sweep.jobs import Job
+from tuner.sweep.ending import Ending
+from tuner.sweep.executor import execute
+from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED, Job
 
 
 class Actor(tune.Trainable):
-    """Reports twice, and dies in trial 1."""
+    """Reports twice; dies in trial 1, and gives up in trial 3."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.number, self.reports = new_config["number"], 0
+        self.number, self.endless, self.reports = new_config["number"], new_config["endless"], 0
+        self.stop_file = Path(new_config[STOP_FILE])
         return True
 
     def step(self) -> dict[str, Any]:
         if self.number == 1:
             os._exit(1)
         self.reports += 1
+        if self.number == 3:
+            assert self.reports == 1, "so that Tune ends the process"
+            return {"pid": os.getpid(), FAILED: "beyond repair", "done": False}
+        while self.endless and self.reports > 1:
+            if self.stop_file.exists():
+                return {STOPPED: True, "done": True}
+            time.sleep(0.01)
         return {"pid": os.getpid(), "reports": self.reports, "done": self.reports == 2}
 
 
 class Source:
     """Hands out five trials and keeps what it hears, in order."""
 
-    def __init__(self, *, refuse: int | None = None) -> None:
-        self.refuse = refuse
+    def __init__(self, *, refuse: int | None = None, endless: bool = False) -> None:
+        self.refuse, self.endless = refuse, endless
         self.heard: list[tuple[str, int]] = []
         self.results: dict[int, Mapping[str, Any] | None] = {}
         self.given = 0
@@ -47,11 +57,13 @@ class Source:
             return None
         self.heard.append(("asked", self.given))
         self.given += 1
-        return Job(self.given - 1, {"number": self.given - 1})
+        return Job(self.given - 1, {"number": self.given - 1, "endless": self.endless})
 
     def moved(self, number: int, result: Mapping[str, Any]) -> None:
         self.heard.append(("moved", number))
         assert not result["done"]
+        if self.endless:
+            signal.raise_signal(signal.SIGTERM)
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
         if number == self.refuse:
@@ -64,37 +76,38 @@ class Source:
 def _one_ray() -> Any:
     # The actor's process cannot import the tests: it gets the class itself.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
 
-def test_trials_run_one_after_another_and_a_dead_process_costs_one_of_them() -> None:
+def test_trials_run_one_after_another_and_a_process_that_dies_or_gives_up_costs_one_of_them() -> None:
     source = Source()
-    execute(source, Actor)
+    execute(source, Actor, ending=Ending())
     order = [number for word, number in source.heard if word == "asked"]
     assert order == list(range(5))
     for number in range(4):  # nothing of a trial is heard after the next one was asked for
         assert source.heard.index(("ended", number)) < source.heard.index(("asked", number + 1))
     assert source.results[1] is None
-    assert all(source.results[number]["reports"] == 2 for number in (0, 2, 3, 4))  # type: ignore[index]
-    assert len({source.results[number]["pid"] for number in (2, 3, 4)}) == 1  # type: ignore[index]
+    failed = source.results[3]
+    assert failed is not None
+    assert failed[FAILED] == "beyond repair"
+    pids = {number: source.results[number]["pid"] for number in (0, 2, 3, 4)}  # type: ignore[index]
+    assert pids[0] != pids[2] == pids[3] != pids[4]
+    assert all(source.results[number]["reports"] == 2 for number in (0, 2, 4))  # type: ignore[index]
 
 
 def test_an_error_of_the_source_ends_the_sweep_and_comes_out() -> None:
     source = Source(refuse=2)
     with pytest.raises(UserError, match="must be writable"):
-        execute(source, Actor)
+        execute(source, Actor, ending=Ending())
     assert source.given == 3
 
 
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_an_interruption_that_got_lost_on_its_way_is_raised_again(
-    number: signal.Signals, raised: type[BaseException]
-) -> None:
-    before = signal.getsignal(number)
-    with pytest.raises(raised), Ending() as ending:
-        with suppress(raised):
-            signal.raise_signal(number)
-        with suppress(raised):
-            ending.check()
-    assert signal.getsignal(number) == before
+def test_an_interruption_lets_the_trial_stop_and_is_raised_then() -> None:
+    source = Source(endless=True)
+    with pytest.raises(SystemExit) as raised, Ending() as ending:
+        execute(source, Actor, ending=ending)
+    assert raised.value.code == 143
+    assert source.given == 1
+    assert [word for word, _ in source.heard] == ["asked", "moved"]  # no ending: the trial is to go on

@@ -212,6 +212,44 @@ def test_a_failed_setting_is_known_as_such(path: Path) -> None:
     assert (twin.number, twin.state, twin.reason) == (1, "FAIL", "diverged")
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
+def test_a_run_that_failed_is_not_suggested_again_while_there_are_others(path: Path, sampler: SamplerName) -> None:
+    # 7 to 60 steps of 600, and every third of those fails.
+    text = "question: q\nschedulers: [{name: fastface, parameters: {patience_fraction: {low: 0.011, high: 0.1}}}]"
+    failed: list[str] = []
+    Ledger.create(path, plan=plan_of(text, sampler=sampler))
+    ledger = Ledger.open(path)
+    for _ in range(40):
+        trial = ledger.ask()
+        again = Ledger.open(path, read_only=True).trials()[-1]  # the same in a fresh process, failures and all
+        assert trial is not None
+        assert again.params == trial.params
+        assert again.key not in failed
+        if int(float(trial.settings["patience_fraction"]) * 600) % 3 == 0:
+            failed.append(again.key)
+            ledger.tell(trial.number, reason="diverged")
+        else:
+            ledger.tell(trial.number, value=value_of(trial.settings))
+    assert len(failed) > 5
+    trials = Ledger.open(path).trials()
+    path.unlink()
+    Ledger.create(path, plan=plan_of(text, sampler=sampler))
+    for known in trials:  # each step in a fresh process
+        trial = Ledger.open(path).ask()
+        assert trial is not None
+        assert trial.params == known.params
+        Ledger.open(path).tell(trial.number, value=known.value, reason=known.reason)
+
+
+def test_an_interrupted_trial_keeps_the_time_that_it_has_run(path: Path) -> None:
+    ledger = Ledger.create(path, plan=plan_of())
+    ledger.ask()
+    began = time.time()
+    assert ledger.take_up(0, last_seen=began + 50) == pytest.approx(50, abs=1)
+    assert Ledger.open(path).take_up(0, last_seen=0.0) == pytest.approx(50, abs=1)  # it did not get to a step
+    assert Ledger.open(path).take_up(0, last_seen=time.time() + 7) == pytest.approx(57, abs=2)
+
+
 def test_a_run_id_can_change_after_the_end(path: Path) -> None:
     ledger = Ledger.create(path, plan=plan_of())
     run(ledger, 2)
@@ -224,6 +262,7 @@ def test_the_grid_ends_by_itself(path: Path) -> None:
     trials = run(Ledger.create(path, plan=plan_of(GRID, sampler="grid")), 1000)
     assert len(trials) == 1 + 5 * 2  # the reference has a patience of 30 steps, outside the grid
     assert Ledger.open(path).ask() is None
+    assert Ledger.open(path, read_only=True).exhausted()
 
 
 def test_misuse_is_refused(path: Path) -> None:

@@ -34,6 +34,7 @@ from tuner.stages.shelf import Recorder
 from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, run_trial
 from tuner.sweep import trainable
+from tuner.sweep.asked import Budget
 from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.source import Sharing, SweepSource
 
@@ -309,7 +310,15 @@ def test_the_actor_tells_such_an_end_apart_from_a_failure_and_the_sweep_keeps_th
     monkeypatch.setattr(trainable, "run_trial", stuck)
     run = config("4,8").to_dict()
     actor = trainable.TrialActor(
-        {"run": run, "folder": str(tmp_path), "threads": 1, "label": "", "store": None, "checkpoint_budget": 0}
+        {
+            "run": run,
+            "folder": str(tmp_path),
+            "threads": 1,
+            "label": "",
+            "store": None,
+            "checkpoint_budget": 0,
+            "stop": str(tmp_path / "stop"),
+        }
     )
     result = actor.step()
     logging.getLogger("tuner").handlers.clear()
@@ -319,8 +328,8 @@ def test_the_actor_tells_such_an_end_apart_from_a_failure_and_the_sweep_keeps_th
     ledger = Ledger.create(tmp_path / "study.journal", plan=make_plan(load_space("smoke")))
     nothing: Any = None
     source = SweepSource(
-        ledger, trials=1, folder=nothing, tracker=nothing, parent_run_id="", mirror=nothing, data=None,
-        progress=nothing, threads=1, sharing=Sharing(None, 0),
+        ledger, budget=Budget(trials=1), folder=nothing, view=nothing, progress=nothing, threads=1,
+        sharing=Sharing(None, 0),
     )  # fmt: skip
     asked = ledger.ask()
     assert asked is not None

@@ -26,6 +26,7 @@ from tuner.files import GrowingFile
 from tuner.search.ledger import Ledger
 from tuner.stages.store import StageStore
 from tuner.stages.upkeep import prune
+from tuner.sweep.ending import Ending
 from tuner.sweep.executor import execute
 from tuner.sweep.jobs import Job
 
@@ -302,7 +303,7 @@ def test_whatever_a_sweep_serves_listens_on_loopback_only_and_wants_a_token() ->
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     source = Listening()
     try:
-        execute(source, Quick)
+        execute(source, Quick, ending=Ending())
     finally:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
         ray.shutdown()

@@ -26,6 +26,7 @@ from tuner.errors import UserError
 from tuner.evaluations import EvaluationWriter, read_evaluations
 from tuner.names import CACHE_VARIABLE, TRACKING_URI_VARIABLE
 from tuner.search.ledger import Ledger
+from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepFolder
 from tuner.sweep.verify import choose, verify_sharing
 from tuner.trials import RecordState, TrialRecord
@@ -164,7 +165,7 @@ def test_a_sweep_verifies_its_trials_and_a_doctored_curve_is_found(
     curve.write_text("\n".join([*rows, ""]))
     said = io.StringIO()
     ledger = Ledger.open(folder.journal)
-    again = verify_sharing(ledger, folder=folder, num=2, tracker=None, console=Console(file=said))
+    again = verify_sharing(ledger, folder=folder, num=2, tracker=None, console=Console(file=said), ending=Ending())
     ray.shutdown()
     assert not again.passed
     assert again == read_verification(folder.path)

@@ -91,9 +91,14 @@ def read_curve(path: Path) -> list[CurvePoint]:
     return CurveReader(path).read_new()
 
 
+def parse_row(row: bytes) -> CurvePoint:
+    """Return the point of one row of a curve file; ValueError where it is none."""
+    step, loss, lr, response = row.decode("ascii").split(",")
+    return CurvePoint(int(step), float(loss), float(lr), float(response) if response else None)
+
+
 def _point(line: bytes, number: int) -> CurvePoint:
     try:
-        step, loss, lr, response = line.decode("ascii").split(",")
-        return CurvePoint(int(step), float(loss), float(lr), float(response) if response else None)
+        return parse_row(line)
     except ValueError:
         raise ValueError(f"line {number} is damaged") from None

@@ -10,4 +10,8 @@ class NoRoomError(UserError):
 
 
 class DivergedError(Exception):
-    """The training loss became NaN or infinite; the trial has failed, the sweep goes on."""
+    """The training loss became NaN or infinite, or exploded; the trial has failed, the sweep goes on."""
+
+
+class SweepStoppedError(Exception):
+    """A sweep ended before its last trial for the cause that the message states on one line; it can be resumed."""

@@ -1,11 +1,15 @@
 """The `fastface-tuner` command: its subcommands, and how errors a user can mend are shown."""
 
+import os
 import sys
 
 import typer
 
-from tuner.cli import compare, replay, scale, spaces, stages, sweep, sync
-from tuner.errors import UserError
+from tuner.cli import compare, replay, scale, spaces, stages, status, sweep, sync
+from tuner.errors import SweepStoppedError, UserError
+
+_INTERRUPTED = (130, 143)
+"""Exit statuses after Ctrl-C and SIGTERM."""
 
 app = typer.Typer(
     name="fastface-tuner",
@@ -17,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(sweep.sweep)
+app.command()(sweep.resume)
+app.command()(status.status)
 app.command()(compare.compare)
 app.command()(sync.sync)
 app.command()(spaces.spaces)
@@ -26,12 +32,19 @@ app.add_typer(stages.app, name="stages")
 
 
 def main() -> None:
-    """Run the command line; a UserError becomes one line on stderr and exit status 2."""
+    """Run the command line; a UserError becomes one line on stderr and exit status 2, a stopped sweep 1."""
     try:
         app()
-    except UserError as error:
+    except (UserError, SweepStoppedError) as error:
         print(f"fastface-tuner: {_one_line(str(error))}", file=sys.stderr)  # noqa: T201 - the one place that does
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except SystemExit as ending:
+        if ending.code in _INTERRUPTED:
+            # All is closed, and someone waits: taking the interpreter and its libraries apart can take seconds.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ending.code)
+        raise
 
 
 def _one_line(text: str) -> str:

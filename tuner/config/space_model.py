@@ -185,9 +185,10 @@ def _not_empty(schedulers: tuple[SchedulerSpace, ...]) -> tuple[SchedulerSpace, 
 class SpaceFile(Strict):
     """A search space as it stands in its file.
 
-    `steps`, `trials`, `sampler` and `decision_grid` are defaults of the command line. With a `decision_grid` of G the
-    schedulers that watch the loss change the LR after multiples of T/G steps only, so that schedules which differ
-    little are the same run; 0 is no grid.
+    `steps`, `trials`, `sampler`, `cost_aware` and `decision_grid` are defaults of the command line. With a
+    `decision_grid` of G the schedulers that watch the loss change the LR after multiples of T/G steps only, so that
+    schedules which differ little are the same run; 0 is no grid. A `cost_aware` search weighs candidates by the steps
+    that they still cost.
 
     `workload` overrides settings of the training run; `base_lr`, common to all schedulers, is fixed to a number or
     searched, in which case the references run at `workload.optimizer.base_lr`.
@@ -200,6 +201,7 @@ class SpaceFile(Strict):
     trials: PositiveInt = 12
     sampler: SamplerName = "tpe"
     decision_grid: Annotated[int, Field(ge=0)] = 0
+    cost_aware: bool = False
     workload: FaceConfig = FaceConfig()
     base_lr: BaseLR | None = None
     schedulers: Annotated[tuple[SchedulerSpace, ...], AfterValidator(_not_empty)]

@@ -8,6 +8,7 @@ One trial runs at a time. The journal is an ordinary Optuna study named "sweep",
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -48,6 +49,8 @@ _RUN: Final = "run"
 _RESULT: Final = "result"
 _RUN_ID: Final = "run_id"
 _MIRRORED: Final = "mirrored"
+_STINT: Final = "stint"
+"""Since when an interrupted trial goes on, and the seconds that it ran before."""
 _STATES: Final[Mapping[TrialState, RecordState]] = {
     TrialState.RUNNING: "RUNNING",
     TrialState.COMPLETE: "COMPLETE",
@@ -122,9 +125,11 @@ class Ledger:
             chosen = firsts[number]
             params = reference_params(self.plan, chosen.scheduler)
         else:
+            failed = {trial.user_attrs[_RUN]["key"] for trial in trials if trial.state == TrialState.FAIL}
             drawn = self._suggester.draw(
                 number,
                 [self._past(trial, forecast) for trial in trials],
+                refused=lambda params: run_key(self._run_of(params)) in failed,
                 forecast=None if forecast is None else lambda params: forecast(self._run_of(params)),
                 spent=spent,
             )
@@ -141,8 +146,10 @@ class Ledger:
         reason: str | None = None,
         metrics: Mapping[str, float] | None = None,
         steps_executed: int = 0,
+        steps_repeated: int = 0,
         steps_shared: int = 0,
         shared_with: Mapping[str, int] | None = None,
+        shelf: str | None = None,
         seconds: float = 0.0,
         duplicate_of: int | None = None,
     ) -> TrialRecord:
@@ -160,8 +167,10 @@ class Ledger:
             "reason": reason,
             "metrics": dict(metrics or {}),
             "steps_executed": steps_executed,
+            "steps_repeated": steps_repeated,
             "steps_shared": steps_shared,
             "shared_with": dict(shared_with or {}),
+            "shelf": shelf,
             "seconds": seconds,
             "duplicate_of": duplicate_of,
         }
@@ -186,10 +195,34 @@ class Ledger:
         """Return one trial."""
         return self._record(self._trial(number), self._notes())
 
+    def exhausted(self) -> bool:
+        """Return whether each point of a finite space has been tried, so that there is no other trial to run."""
+        trials = self._trials()
+        begun = len(trials) >= len(references(self.plan))
+        return begun and self._suggester.exhausted([self._past(trial, None) for trial in trials])
+
+    def take_up(self, number: int, *, last_seen: float) -> float:
+        """Note that a running trial goes on from now; return the seconds that it ran before.
+
+        `last_seen` is when it was last seen at work, in seconds since 1970.
+        """
+        self._check_writable()
+        trial = self._trial(number)
+        began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
+        since, seconds = trial.user_attrs.get(_STINT, (began, 0.0))
+        seconds += max(0.0, last_seen - since)
+        self._storage.set_trial_user_attr(self._id(number), _STINT, [time.time(), seconds])
+        return float(seconds)
+
     def trials(self) -> list[TrialRecord]:
         """Return all trials by number."""
         notes = self._notes()
         return [self._record(trial, notes) for trial in self._trials()]
+
+    @property
+    def num_finished(self) -> int:
+        """The number of trials that have ended, well or not."""
+        return sum(trial.state != TrialState.RUNNING for trial in self._trials())
 
     def best(self) -> TrialRecord | None:
         """Return the trial with the best value, the earliest of equals; None where none is COMPLETE."""
@@ -326,6 +359,7 @@ def _plan_record(plan: Plan) -> dict[str, Any]:
         "sampler": plan.sampler,
         "data": plan.data,
         "decision_grid": plan.decision_grid,
+        "cost_aware": plan.cost_aware,
         **space_record(plan.space),
     }
 
@@ -348,6 +382,7 @@ def _read_plan(path: Path, storage: JournalStorage) -> Plan:
             sampler=record["sampler"],
             data=record["data"],
             decision_grid=record["decision_grid"],
+            cost_aware=record["cost_aware"],
         )
     except KeyError as error:
         raise UserError(f"{path}: the sweep's plan lacks {error}; restore the file from a copy") from error

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
@@ -18,12 +18,16 @@ from tuner.schedulers import registry
 from tuner.schedulers.settings import check_settings, whole_steps
 from tuner.search.space import BASE_LR, SCHEDULER, Parameter, Params, drawn_scheduler, parameters, schedulers
 
+COST_AWARE_SAMPLERS: Final[tuple[SamplerName, ...]] = ("tpe", "random", "gp")
+"""What can draw several candidates for one trial; the grid has an order, and CMA-ES a population."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a sweep searches and how, enough to make any of its runs again.
 
     `data` None is the workload's own source. Detectors decide on each `steps / decision_grid`-th step, 0: on any.
+    `cost_aware`: candidates of the sampler are weighed by what they still cost, see `tuner.search.cost_aware`.
     """
 
     space: SpaceFile
@@ -32,6 +36,7 @@ class Plan:
     sampler: SamplerName
     data: str | None = None
     decision_grid: int = 0
+    cost_aware: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ def make_plan(
     sampler: SamplerName | None = None,
     data: str | None = None,
     decision_grid: int | None = None,
+    cost_aware: bool | None = None,
 ) -> Plan:
     """Return the plan of a space with the command line's overrides.
 
@@ -63,11 +69,19 @@ def make_plan(
         if value < least:
             raise UserError(f"`{name} >= {least}` must hold, but got {value}; give another number")
     check_space(space, steps=steps, sampler=sampler)
+    sampler = sampler or space.sampler
+    cost_aware = space.cost_aware if cost_aware is None else cost_aware
+    if cost_aware and sampler not in COST_AWARE_SAMPLERS:
+        raise UserError(
+            f"a cost-aware search takes its candidates from {' or '.join(COST_AWARE_SAMPLERS)}, but got {sampler}; "
+            "use another sampler, or --no-cost-aware"
+        )
     return Plan(
         space=space,
         steps=steps,
         seed=seed,
-        sampler=sampler or space.sampler,
+        sampler=sampler,
+        cost_aware=cost_aware,
         data=data,
         decision_grid=decision_grid,
     )

@@ -11,7 +11,7 @@ looks best ("short-horizon bias", Wu et al., ICLR 2018): judging a trial by its 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
@@ -27,6 +27,9 @@ from tuner.names import Setting
 from tuner.search.cost_aware import CANDIDATES, Forecast, Prospect, choose
 from tuner.search.quiet import quiet
 from tuner.search.space import Params, points, suggest
+
+REDRAWS: Final = 20
+"""How often at most a refused suggestion is drawn again."""
 
 SAMPLERS: Final[tuple[SamplerName, ...]] = get_args(SamplerName)
 
@@ -54,16 +57,27 @@ class Suggester:
         self._space = space
         self._sampler: SamplerName = sampler
         self._seed = seed
-        with quiet():
-            self._study = optuna.create_study(direction="maximize" if space.objective.maximize else "minimize")
-        # Replaying makes no draws, so one sampler serves all trials; what it caches makes it linear in their number.
-        self._replayer = _fresh(sampler, seed=seed, space=space) if sampler == "cmaes" else RandomSampler()
         self._points = _shuffled(space, seed=seed)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forget all trials; the next draw takes them in again."""
+        with quiet():
+            self._study = optuna.create_study(direction="maximize" if self._space.objective.maximize else "minimize")
+        # Replaying makes no draws, so one sampler serves all trials; what it caches makes it linear in their number.
+        replays = self._sampler == "cmaes"
+        self._replayer = _fresh(self._sampler, seed=self._seed, space=self._space) if replays else RandomSampler()
         self._seen = 0
         self._open: tuple[Trial, dict[str, Setting]] | None = None
 
     def draw(
-        self, number: int, history: Sequence[Past], *, forecast: Forecast | None = None, spent: float = 0.0
+        self,
+        number: int,
+        history: Sequence[Past],
+        *,
+        refused: Callable[[Params], bool] | None = None,
+        forecast: Forecast | None = None,
+        spent: float = 0.0,
     ) -> dict[str, Setting] | None:
         """Return the parameters of trial `number`, after the finished trials 0 .. number - 1.
 
@@ -72,7 +86,8 @@ class Suggester:
         budget that is spent.
 
         None where the space is finite and each of its points has been tried: the search is over. Asked again with
-        the same number, the answer is the same.
+        the same number, the answer is the same. Parameters that are `refused`, such as those of a run that failed
+        before, which a sampler may come back to for ever, are drawn again at random, if others can be found.
         """
         if number != len(history):
             raise ValueError(f"trial {number} needs the {number} trials before it, but got {len(history)}")
@@ -88,7 +103,29 @@ class Suggester:
                     self._study.enqueue_trial(self._thrifty(sampler, history, forecast=forecast, spent=spent))
                 trial = self._begin(sampler)
                 self._open = trial, suggest(self._space, trial)
-        return self._open[1]
+        params = self._open[1]
+        if refused is None or not refused(params):
+            return params
+        other = next((each for each in self._others(number, rest) if not refused(each)), None)
+        if other is None:
+            return params
+        self._begin_anew()  # the study has the refused one
+        return other
+
+    def exhausted(self, history: Sequence[Past]) -> bool:
+        """Return whether each point of the space has been tried, so that there is nothing left to draw."""
+        return self._untried(history) == []
+
+    def _others(self, number: int, rest: Sequence[dict[str, Setting]] | None) -> Iterator[dict[str, Setting]]:
+        """Yield random points of the space in place of the sampler's, untried ones where those can be counted."""
+        if rest is not None:
+            yield from rest
+            return
+        for redraw in range(1, REDRAWS + 1):
+            with quiet():
+                sampler = RandomSampler(seed=trial_seed(self._seed, number, redraw))
+                params = suggest(self._space, optuna.create_study(sampler=sampler).ask())
+            yield params
 
     def _thrifty(
         self, sampler: BaseSampler, history: Sequence[Past], *, forecast: Forecast, spent: float
@@ -144,9 +181,9 @@ class Suggester:
         return trial
 
 
-def trial_seed(seed: int, number: int) -> int:
-    """Return the 32-bit seed of one trial's sampler; far apart for neighbours in either argument."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+def trial_seed(seed: int, number: int, *redraw: int) -> int:
+    """Return the 32-bit seed of one trial's sampler; far apart for neighbours in any argument."""
+    return int(np.random.SeedSequence([seed, number, *redraw]).generate_state(1)[0])
 
 
 def _key(params: Params) -> tuple[tuple[str, Setting], ...]:

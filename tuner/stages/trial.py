@@ -20,6 +20,7 @@ from tuner.stages.shelf import StepCounts
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
 from tuner.training.determinism import is_deterministic
+from tuner.training.explosion import Explosion
 from tuner.training.face import FaceWorkload
 from tuner.training.faces import prepare_faces
 from tuner.training.fingerprint import fingerprint
@@ -84,7 +85,7 @@ def run_trial(
         label: of this trial, unlike that of any other; the same when it is taken up again.
 
     Raises:
-        DivergedError: the loss became NaN or infinite.
+        DivergedError: the loss became NaN or infinite, or exploded.
         UserError: the data cannot be used, or a repeated step did not give its recorded loss.
         NoRoomError: the disk stayed full for too long; the trial can be taken up again.
     """
@@ -113,6 +114,7 @@ def run_trial(
         shared_with={},
         shelf=None if shelf is None else shelf.key,
     )
+    explosion = Explosion(config.total_steps)
     events = run.events()
     try:
         yield from _Disk(folder, store).waits(progress)
@@ -133,6 +135,7 @@ def run_trial(
                 elif not isinstance(event, Repetition):
                     curve.write(CurvePoint(event.step, event.loss, event.lr, event.response))
                     tail.append(event.loss)
+                    explosion.watch(event.step, event.loss)
                     progress = replace(progress, steps=event.step + 1, loss=event.loss, lr=event.lr)
                     if progress.steps in evaluate_at:
                         continue  # The evaluation follows.

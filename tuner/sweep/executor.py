@@ -7,17 +7,19 @@ Tune executes and remembers nothing that matters: what to run next, and what cam
 import logging
 import os
 import signal
-import sys
 import tempfile
-import threading
-from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from tuner.sweep.jobs import TrialSource
+from tuner.sweep.ending import Ending
+from tuner.sweep.guard import Guard
+from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED, TrialSource
 
 _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -35,39 +37,6 @@ _SETTINGS = {
 Answer = TypeVar("Answer")
 
 
-class Ending:
-    """Ctrl-C and SIGTERM while the block runs: raised at once as KeyboardInterrupt or SystemExit, and remembered.
-
-    An exception that is raised while Ray's compiled code runs can get lost there, or lose its status; Ray's own handler
-    for SIGTERM, which `ray.init` installs, ends in an abort. So what was received is raised again at every `check`.
-    """
-
-    def __init__(self) -> None:
-        self._received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {each: signal.signal(each, self._receive) for each in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
-        self.check()
-
-    def check(self) -> None:
-        """Raise what was received, if anything was."""
-        if self._received == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._received is not None:
-            sys.exit(128 + self._received)
-
-    def _receive(self, number: int, _: object) -> None:
-        self._received = number
-        self.check()
-
-
 class _Feed(Searcher):
     """Lets Tune pull trials from a `TrialSource`.
 
@@ -75,27 +44,32 @@ class _Feed(Searcher):
     it is kept, no further trial is given out, and `execute` raises it.
     """
 
-    def __init__(self, source: TrialSource, ending: Ending) -> None:
+    def __init__(self, source: TrialSource, ending: Ending, stop_file: Path) -> None:
         super().__init__()
         self._source = source
         self._ending = ending
+        self._stop_file = stop_file
         self._numbers: dict[str, int] = {}
+        self._failures: dict[str, dict[str, Any]] = {}
         self.error: BaseException | None = None
 
     def suggest(self, trial_id: str) -> Any:
-        self._ending.check()
-        assignment = self._ask(self._source.next_trial)
-        if assignment is None:
+        job = None if self._ending.received else self._ask(self._source.next_trial)
+        if job is None or self._ending.received:
             return Searcher.FINISHED
-        self._numbers[trial_id] = assignment.number
-        return dict(assignment.config)
+        self._numbers[trial_id] = job.number
+        return {**job.config, STOP_FILE: str(self._stop_file)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._ending.check()
-        self._ask(self._source.moved, self._numbers[trial_id], result)
+        if FAILED in result:
+            self._failures[trial_id] = result
+        else:
+            self._ask(self._source.moved, self._numbers[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self._ask(self._source.ended, self._numbers.pop(trial_id), None if error else result)
+        number, failure = self._numbers.pop(trial_id), self._failures.pop(trial_id, None)
+        if error or result is None or STOPPED not in result:
+            self._ask(self._source.ended, number, failure if error else result)
 
     def _ask(self, question: Callable[..., Answer], *arguments: Any) -> Answer | None:
         if self.error is not None:
@@ -117,36 +91,62 @@ class _Feed(Searcher):
         return {}
 
 
-def execute(source: TrialSource, trainable: type[tune.Trainable]) -> None:
+def execute(source: TrialSource, trainable: type[tune.Trainable], *, ending: Ending) -> None:
     """Run the source's trials one after another; all of one GPU is given to each where there is one.
 
-    `trainable` is a class `tune.Trainable` with `reset_config`. Whatever `source` raises comes out here, Ctrl-C as
-    KeyboardInterrupt, SIGTERM as SystemExit with the status 143.
+    `trainable` is a class `tune.Trainable` with `reset_config`, as `tuner.sweep.jobs` describes. Whatever `source`
+    raises comes out here. What `ending` receives comes out too, once the running trial has left a checkpoint; the
+    source hears nothing more of that trial.
     """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the same in the actor as here
     for noisy in ("ray", "ray.tune"):  # a trial's failure is told once, by us
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    if not ray.is_initialized():
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    with (
-        tempfile.TemporaryDirectory(prefix="fastface-tuner-", ignore_cleanup_errors=True) as scratch,
-        Ending() as ending,
-    ):
-        feed = _Feed(source, ending)
-        tune.Tuner(
-            tune.with_resources(trainable, {"cpu": 1, "gpu": 1 if _gpus() else 0}),
-            tune_config=tune.TuneConfig(search_alg=feed, num_samples=-1, max_concurrent_trials=1, reuse_actors=True),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=scratch,
-                verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        ).fit()
+    with tempfile.TemporaryDirectory(prefix="fastface-tuner-", ignore_cleanup_errors=True) as scratch:
+        stop_file = Path(scratch) / STOP_FILE
+        feed = _Feed(source, ending, stop_file)
+        with ending.gentle(stop_file.touch), _running_ray(ending, Path(scratch)):
+            tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 1, "gpu": 1 if _gpus() else 0}),
+                tune_config=tune.TuneConfig(
+                    search_alg=feed, num_samples=-1, max_concurrent_trials=1, reuse_actors=True
+                ),
+                run_config=tune.RunConfig(
+                    name="sweep",
+                    storage_path=scratch,
+                    verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            ).fit()
+    ending.check()
     if feed.error is not None:
         raise feed.error
+
+
+@contextmanager
+def _running_ray(ending: Ending, scratch: Path) -> Iterator[None]:
+    """Start Ray and end it with the block, all of its processes; where it runs already, it is its starter's to end."""
+    if ray.is_initialized():
+        yield
+        return
+    with Guard(scratch):
+        try:
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=1,  # Ray would start an idle process for every further core
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            except SystemExit:  # from Ray's own handler for SIGTERM, which it puts in the place of ours
+                ending.received = signal.SIGTERM
+            ending.listen()
+            ending.check()
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _gpus() -> float:

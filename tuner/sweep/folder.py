@@ -1,30 +1,45 @@
 """The folder of one sweep: where its files are, and what `sweep.yaml` says about it beyond the ledger."""
 
 import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError
 
-from tuner.config.run import PositiveInt, Strict
+from tuner.config.run import PositiveFloat, PositiveInt, Strict
 from tuner.errors import UserError
 from tuner.files import write_whole
 from tuner.names import FORMAT_VERSION, JOURNAL_FILE, SWEEP_FILE, SWEEPS_DIR, TRIALS_DIR
+from tuner.stages.store import DEFAULT_BUDGET
+from tuner.sweep.asked import Budget
 
 
 class SweepDescription(Strict):
-    """What a sweep is called, how many trials it asks for, and where its MLflow runs are.
+    """What a resume needs beyond the ledger: how much the sweep may do, and where its things are.
 
     `tracking_uri` holds no credentials: where a server wants them, each start takes them from its own environment.
+    `store` is the stage store that its trials share, None where they share nothing; `checkpoint_budget` are the bytes
+    that checkpoints may take there. `faces` is the digest of the data, None where it is not known.
     """
 
     format: int = FORMAT_VERSION
     name: str = Field(min_length=1)
-    trials: PositiveInt
+    trials: PositiveInt | None
+    budget_steps: PositiveInt | None = None
+    budget_minutes: PositiveFloat | None = None
     tracking_uri: str
     parent_run_id: str
+    store: str | None = None
+    checkpoint_budget: Annotated[int, Field(ge=0)] = DEFAULT_BUDGET
+    faces: str | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """How much the sweep may do."""
+        return Budget(trials=self.trials, steps=self.budget_steps, minutes=self.budget_minutes)
 
 
 class SweepFolder:
@@ -40,9 +55,24 @@ class SweepFolder:
         return self.path / TRIALS_DIR / f"{number:04d}"
 
     @property
-    def word(self) -> str:
-        """What to type for SWEEP: the name of a sweep below `sweeps/`, or the path."""
-        return self.path.name if self.path == (Path(SWEEPS_DIR) / self.path.name).absolute() else str(self.path)
+    def argument(self) -> str:
+        """What stands for this sweep on the command line: its name, where it is below `sweeps/`, else its folder."""
+        short = self.path == (Path(SWEEPS_DIR) / self.path.name).absolute()
+        return shlex.quote(self.path.name if short else str(self.path))
+
+    @property
+    def exists(self) -> bool:
+        """Whether a sweep is here; one that was killed while it was made, before its first trial, is none."""
+        return self.description.is_file() and self.journal.is_file()
+
+    def clear(self) -> SweepDescription | None:
+        """Remove what the making of a sweep left that was killed before its first trial; return its description."""
+        if self.exists or not self.description.is_file() or (self.path / TRIALS_DIR).exists():
+            return None
+        description = self.read()
+        self.journal.with_name(self.journal.name + ".new").unlink(missing_ok=True)
+        self.description.unlink()
+        return description
 
     def check_free(self, name: str) -> None:
         """Raise UserError unless a new sweep can be made here: nothing there yet, and the place can be written to."""
@@ -55,7 +85,7 @@ class SweepFolder:
         if taken:
             raise UserError(
                 f"a new sweep needs a name of its own, but {name!r} exists in {self.path}; "
-                f"choose another --name, or see what it found: fastface-tuner compare {self.path}"
+                f"choose another --name, or go on with it: fastface-tuner resume {self.argument}"
             )
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(
@@ -65,11 +95,14 @@ class SweepFolder:
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(f"a sweep must be able to write its folder, but cannot in {existing}; choose another --out")
 
-    def write(self, description: SweepDescription) -> None:
-        """Make the folder and write the description, whole or not at all; FileExistsError where one is there."""
+    def write(self, description: SweepDescription, *, replace: bool = False) -> None:
+        """Make the folder and write the description, whole or not at all; FileExistsError where one is there.
+
+        `replace` takes the place of that one.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(description.model_dump(), sort_keys=False, allow_unicode=True)
-        write_whole(self.description, text.encode(), new=True)
+        write_whole(self.description, text.encode(), new=not replace)
 
     def read(self) -> SweepDescription:
         """Read the description back; UserError names a file that is damaged or of another version."""

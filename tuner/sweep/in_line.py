@@ -66,7 +66,7 @@ def bring_sweep_in_line(
     for record in records:
         if record.ended is None:
             view.trial_is_over(record)
-    complete = sum(record.ended is not None for record in records) >= folder.read().trials
+    complete = folder.read().budget.spent(records) >= 1
     status: Status = "KILLED" if not complete else "FINISHED" if ledger.best() is not None else "FAILED"
     view.sweep_is_over(status, mild=not complete)
     return view.drain(stall=patience, hear=hear)

@@ -1,8 +1,20 @@
-"""What the executor asks of whoever decides what runs: free of Ray, so that it imports at once."""
+"""What the executor asks of whoever decides what runs, and of the actor that runs it: free of Ray.
+
+The actor finds the path of a file in its config as `STOP_FILE`; Tune gives no way to speak to one that is at work. Once
+the file is there, the actor ends its trial at the next step, so that it can be taken up again, and reports `STOPPED` as
+its last result. One that the disk had no room for reports `NO_ROOM`; it can be taken up again too. A trial that fails
+reports `FAILED` with the reason; an actor that must not be used again does so in a result that is not the last, and
+raises when it is asked for another.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+STOP_FILE: Final = "stop"
+STOPPED: Final = "stopped"
+FAILED: Final = "failed"
+NO_ROOM: Final = "no_room"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,5 +37,5 @@ class TrialSource(Protocol):
         ...
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
-        """Hear a trial's last result; None where its process died without one."""
+        """Hear a trial's last result, or how it failed; None where its process died without a word."""
         ...

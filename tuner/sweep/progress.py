@@ -1,7 +1,7 @@
 """What a person sees while a sweep runs: a live line in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner.names import Setting
+from tuner.sweep.asked import Budget
 from tuner.trials import TrialRecord
 
 PLAIN_SECONDS = 10.0
@@ -38,18 +39,28 @@ class ProgressView(Protocol):
 
 
 class ConsoleProgress:
-    """Trial k of N, step, loss, LR, best so far, time left."""
+    """Trial k of N, step, loss, LR, best so far, time left; `ended` are the trials that had ended before."""
 
-    def __init__(self, console: Console, *, trials: int, steps: int, maximize: bool, metric: str) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        budget: Budget,
+        steps: int,
+        maximize: bool,
+        metric: str,
+        ended: Sequence[TrialRecord] = (),
+    ) -> None:
         self._console = console
-        self._trials = trials
+        self._budget = budget
         self._steps = steps
         self._maximize = maximize
         self._metric = metric
-        self._ended: list[TrialRecord] = []
+        self._ended = list(ended)
         self._done = 0
         self._last_line = 0.0
-        self._clock = _Clock(total_steps=trials * steps)
+        left = None if budget.trials is None else max(0, budget.trials - len(ended))
+        self._clock = None if left is None else _Clock(total_steps=left * steps)
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "ConsoleProgress":
@@ -67,17 +78,18 @@ class ConsoleProgress:
         self._last_line = time.monotonic()
         if not self._live:
             self._console.print(
-                f"trial {len(self._ended) + 1} of {self._trials}: {describe(params)}", highlight=False, soft_wrap=True
+                f"{self._count(len(self._ended) + 1)}: {describe(params)}", highlight=False, soft_wrap=True
             )
 
     def trial_moved(self, *, steps: int, shared: int, loss: float, lr: float) -> None:
         """Show the newest step."""
-        self._clock.ran(steps - self._done)
+        if self._clock is not None:
+            self._clock.ran(steps - self._done)
         self._done = steps
         taken_over = f" ({shared} shared)" if shared else ""
         line = (
-            f"trial {len(self._ended) + 1} of {self._trials}  step {steps}/{self._steps}{taken_over}  "
-            f"loss {loss:.3f}  lr {lr:.2g}  best {self._best()}  {self._clock.left()} left"
+            f"{self._count(len(self._ended) + 1)}  step {steps}/{self._steps}{taken_over}  "
+            f"loss {loss:.3f}  lr {lr:.2g}  best {self._best()}  {self._left()} left"
         )
         if self._live:
             bar = ProgressBar(total=self._steps, completed=steps, width=24)
@@ -90,9 +102,10 @@ class ConsoleProgress:
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Print one line that stays."""
-        self._clock.skip(self._steps - self._done)
+        if self._clock is not None:
+            self._clock.skip(self._steps - self._done)
         self._ended.append(record)
-        count = f"trial {len(self._ended)} of {self._trials}"
+        count = self._count(len(self._ended))
         if record.state == "COMPLETE" and record.value is not None:
             twin = "" if record.duplicate_of is None else f"  (same as trial {record.duplicate_of}, not trained again)"
             cost = f"{record.steps_executed} steps trained, {record.steps_shared} shared, {record.seconds:.0f} s"
@@ -104,6 +117,15 @@ class ConsoleProgress:
     def message(self, text: str) -> None:
         """Print it as it is."""
         self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _count(self, number: int) -> str:
+        return f"trial {number}" if self._budget.trials is None else f"trial {number} of {self._budget.trials}"
+
+    def _left(self) -> str:
+        """Return the time left, or where the number of trials is open, the share of the budget."""
+        if self._clock is not None:
+            return self._clock.left()
+        return f"{max(0.0, 1 - self._budget.spent(self._ended)):.0%} of the budget"
 
     def _best(self) -> str:
         values = [record.value for record in self._ended if record.value is not None]

@@ -1,31 +1,46 @@
 """Decides what runs next and files what comes out: the ledger first, then the people's views of it."""
 
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from tuner.config.run import RunConfig
 from tuner.errors import NoRoomError
-from tuner.names import TRACEBACK_FILE
+from tuner.names import CURVE_FILE, STAGES_DIR, TRACEBACK_FILE
 from tuner.room import wait_for_room
+from tuner.search.cost_aware import Prospect
 from tuner.search.ledger import Ledger
 from tuner.search.record import Suggestion
+from tuner.sweep.asked import Budget
 from tuner.sweep.folder import SweepFolder
-from tuner.sweep.jobs import Job
+from tuner.sweep.jobs import FAILED, NO_ROOM, Job
 from tuner.sweep.progress import ProgressView
 from tuner.sweep.view import RunView
 from tuner.trials import TrialRecord
 
-LOST_PROCESS = "the trial's process ended without a result: killed from outside, or out of memory"
+if TYPE_CHECKING:
+    from tuner.sweep.known_ground import KnownGround
+
+LOST_PROCESS: Final = (
+    "the trial's process ended without a result: killed from outside, or the host out of memory; "
+    "for the latter, lower workload.optimizer.batch_size in the space"
+)
+FAILURES_IN_A_ROW: Final = 5
+"""So many trials that ran and failed one after another stop the sweep; a repetition of a failed one does not count."""
+IDLE_TRIALS: Final = 100
+"""So many trials one after another that found all their steps trained end a sweep: it would go on for ever."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
     """Whether and where trials share the steps that they have in common: the stage store, None for no sharing.
 
-    `checkpoint_budget` is the most that its checkpoints may take, in bytes.
+    Without one, each trial has a store of its own as long as it runs, so that it can be interrupted. The
+    `checkpoint_budget` is the most that the checkpoints of a store may take, in bytes.
     """
 
     store: Path | None
@@ -36,20 +51,25 @@ class Sharing:
 class _Running:
     """A trial under way."""
 
+    seconds_before: float = 0.0
     started: float = field(default_factory=time.monotonic)
     executed: int = 0
+    repeated: int = 0
     shared: int = 0
     shared_with: Mapping[str, int] = field(default_factory=dict)
+    shelf: str | None = None
 
 
 class SweepSource:
     """A `TrialSource` over the ledger.
 
-    A trial whose run would repeat an earlier one, step for step, takes that one's result and trains nothing.
+    A trial whose run would repeat an earlier one, step for step, takes that one's result and trains nothing. A trial
+    that an earlier process left unfinished comes first, under its own run. When too many fail in a row there is no next
+    trial, and `cause` says why.
 
     Args:
         ledger: the sweep's record, open for writing.
-        trials: how many trials the sweep has in all.
+        budget: how much the sweep may do in all.
         folder: where the trials' files go.
         view: the sweep's MLflow runs; closed by the caller.
         progress: hears how the sweep goes on.
@@ -61,7 +81,7 @@ class SweepSource:
         self,
         ledger: Ledger,
         *,
-        trials: int,
+        budget: Budget,
         folder: SweepFolder,
         view: RunView,
         progress: ProgressView,
@@ -69,19 +89,29 @@ class SweepSource:
         sharing: Sharing,
     ) -> None:
         self._ledger = ledger
-        self._trials = trials
+        self._budget = budget
         self._folder = folder
         self._view = view
         self._progress = progress
         self._threads = threads
         self._sharing = sharing
         self._running: dict[int, _Running] = {}
+        self._ground: KnownGround | None = None
+        self._failures = 0
+        self.cause: str | None = None
 
     def next_trial(self) -> Job | None:
         """Return the next trial that has to be trained, or None when the sweep has all its trials."""
-        while sum(record.state != "RUNNING" for record in self._ledger.trials()) < self._trials:
+        while self.cause is None:
+            records = self._ledger.trials()
+            spent = self._budget.spent(records)
+            if spent >= 1:
+                return None
+            if _only_repeats(records):
+                self._progress.message(f"the last {IDLE_TRIALS} trials trained nothing new: the space is used up")
+                return None
             wait_for_room(self._folder.path)
-            suggestion = self._ledger.ask()
+            suggestion = self._ledger.ask(forecast=self._forecast(), spent=spent)
             if suggestion is None:
                 return None
             twin = self._ledger.twin(suggestion.number)
@@ -93,8 +123,6 @@ class SweepSource:
 
     def moved(self, number: int, result: Mapping[str, Any]) -> None:
         """Hear how far the running trial is."""
-        if "failed" in result:
-            return
         running = self._running[number]
         self._count(running, result)
         for text in (*result["messages"], *self._view.news()):
@@ -103,32 +131,51 @@ class SweepSource:
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
         """File a trial's outcome; a trial that failed costs the sweep nothing but its own time."""
-        if result is not None and "no_room" in result:
-            raise NoRoomError(result["no_room"])  # the trial stays as it is, to be resumed
+        if result is not None and NO_ROOM in result:
+            raise NoRoomError(result[NO_ROOM])  # the trial stays as it is, to be resumed
         running = self._running[number]
-        if result is not None and "failed" not in result:
+        if result is not None and "steps" in result:
             self._count(running, result)
         tell = partial(
             self._ledger.tell,
             number,
             steps_executed=running.executed,
+            steps_repeated=running.repeated,
             steps_shared=running.shared,
             shared_with=running.shared_with,
-            seconds=time.monotonic() - running.started,
+            shelf=running.shelf,
+            seconds=running.seconds_before + time.monotonic() - running.started,
         )
         if result is None:
-            self._file(tell(reason=LOST_PROCESS))
-        elif "failed" in result:
-            texts = {TRACEBACK_FILE: result["traceback"]} if result["traceback"] else {}
-            self._file(tell(reason=result["failed"]), texts=texts)
+            record = self._file(tell(reason=LOST_PROCESS))
+        elif FAILED in result:
+            record = self._file(tell(reason=result[FAILED]), texts={TRACEBACK_FILE: result["traceback"]})
         else:
             metrics = dict(result["metrics"])
-            self._file(tell(value=metrics[self._ledger.plan.space.objective.metric], metrics=metrics))
+            record = self._file(tell(value=metrics[self._ledger.plan.space.objective.metric], metrics=metrics))
+        self._failures = 0 if record.state == "COMPLETE" else self._failures + 1
+        if self._failures == FAILURES_IN_A_ROW:
+            self.cause = f"{FAILURES_IN_A_ROW} trials in a row failed, the last one because: {record.reason}"
+
+    def _forecast(self) -> Callable[[RunConfig], Prospect] | None:
+        """Return what looks runs up in the stage store, where the search is cost-aware."""
+        if not self._ledger.plan.cost_aware or self._sharing.store is None:
+            return None
+        if self._ground is None:
+            from tuner.sweep.known_ground import KnownGround  # brings torch
+
+            self._ground = KnownGround(self._sharing.store, self._ledger)
+        self._ground.refresh()
+        return self._ground.prospect
 
     def _begin(self, suggestion: Suggestion, twin: TrialRecord | None) -> None:
         self._progress.trial_started(suggestion.params)
         self._view.begun(suggestion.number, twin=None if twin is None else twin.number)
-        self._running[suggestion.number] = _Running()
+        self._running[suggestion.number] = running = _Running()
+        if suggestion.resumed:
+            curve = self._folder.trial(suggestion.number) / CURVE_FILE
+            last_seen = curve.stat().st_mtime if curve.exists() else 0.0
+            running.seconds_before = self._ledger.take_up(suggestion.number, last_seen=last_seen)
 
     def _config(self, suggestion: Suggestion) -> dict[str, Any]:
         folder = self._folder.trial(suggestion.number)
@@ -138,7 +185,7 @@ class SweepSource:
             "folder": str(folder),
             "threads": self._threads,
             "label": self._view.label(suggestion.number),
-            "store": None if self._sharing.store is None else str(self._sharing.store),
+            "store": str(self._sharing.store or folder / STAGES_DIR),
             "checkpoint_budget": self._sharing.checkpoint_budget,
         }
 
@@ -161,15 +208,24 @@ class SweepSource:
             self._view.abandoned(number)
         self._running.clear()
 
-    def _file(self, record: TrialRecord, *, texts: Mapping[str, str] | None = None) -> None:
-        """Bring the views in line with the ledger's new record."""
+    def _file(self, record: TrialRecord, *, texts: Mapping[str, str] | None = None) -> TrialRecord:
+        """Bring the views in line with the ledger's new record; return it."""
+        shutil.rmtree(self._folder.trial(record.number) / STAGES_DIR, ignore_errors=True)
         del self._running[record.number]
         self._view.filed(record, texts=texts)
         self._progress.trial_ended(record)
         for text in self._view.news():
             self._progress.message(text)
+        return record
 
     @staticmethod
     def _count(running: _Running, result: Mapping[str, Any]) -> None:
         running.executed, running.shared = result["steps_executed"], result["steps_shared"]
+        running.repeated = result["steps_repeated"]
         running.shared_with = dict(result["shared_with"])
+        running.shelf = result["shelf"]
+
+
+def _only_repeats(records: Sequence[TrialRecord]) -> bool:
+    last = records[-IDLE_TRIALS:]
+    return len(last) == IDLE_TRIALS and all(record.state != "RUNNING" and record.steps_executed == 0 for record in last)

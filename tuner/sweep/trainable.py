@@ -2,8 +2,8 @@
 
 import logging
 import time
-import traceback
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import torch
 from ray import tune
 
 from tuner.config.run import RunConfig
-from tuner.errors import DivergedError, NoRoomError, UserError
+from tuner.errors import NoRoomError
 from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, run_trial
+from tuner.sweep.failures import Failure, failure
+from tuner.sweep.jobs import FAILED, NO_ROOM, STOP_FILE, STOPPED
 from tuner.training.determinism import is_deterministic, set_deterministic
 
 REPORT_SECONDS = 0.5
@@ -24,14 +26,22 @@ class TrialActor(tune.Trainable):
     """Runs one trial after another in one process.
 
     The config of a trial is `{"run": RunConfig as a dict, "folder": its folder, "threads": CPU threads, "label": its
-    name in the stage store, "store": the store's folder or None, "checkpoint_budget": bytes}`. A trial that fails
-    reports `failed` with the reason as its last result, so that the process and its warm imports live on.
+    name in the stage store, "store": that store's folder or None, "checkpoint_budget": bytes}` and the executor's stop
+    file.
+
+    A trial that fails in a known way reports so as its last result, and the process and its warm imports live on. After
+    any other exception the state of the process is anyone's guess, and its memory may be held by what is left of the
+    trial: the next trial gets a fresh one.
     """
 
     _progress: Generator[TrialProgress] | None = None
+    _last: TrialProgress | None = None
+    _store: tuple[str, StageStore] | None = None
+    _failure: Failure | None = None
+    _config: RunConfig
+    _stop_file: Path
     _messages: "Messages"
     _deterministic: bool
-    _stores: dict[str, StageStore] | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start with the first trial's config."""
@@ -46,60 +56,81 @@ class TrialActor(tune.Trainable):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         set_deterministic(device)
         self._deterministic = is_deterministic(device)
+        self._stop_file = Path(new_config[STOP_FILE])
+        self._config = RunConfig.model_validate(new_config["run"])
         self._progress = run_trial(
-            RunConfig.model_validate(new_config["run"]),
+            self._config,
             Path(new_config["folder"]),
             device=device,
-            store=self._store(new_config),
+            store=self._open_store(new_config),
             label=new_config["label"],
         )
         return True
 
     def step(self) -> dict[str, Any]:
         """Train for about half a second, or to the next evaluation, and report."""
-        assert self._progress is not None  # noqa: S101 - Tune calls setup first
-        deadline = time.monotonic() + REPORT_SECONDS
+        if self._failure is not None:
+            raise RuntimeError(self._failure.reason)  # it was reported before; this makes Tune end the process
         try:
-            for progress in self._progress:
-                if progress.metrics or time.monotonic() >= deadline:
-                    break
+            stopped = self._train()
         except NoRoomError as error:
-            return {"no_room": str(error), "done": True}
-        except (DivergedError, UserError) as error:
-            return _failure(str(error))
+            return {NO_ROOM: str(error), "done": True}
         except Exception as error:  # noqa: BLE001 - one trial's failure is one trial's
-            return _failure(f"{type(error).__name__}: {error}", traceback.format_exc())
-        return {
-            "steps": progress.steps,
-            "loss": progress.loss,
-            "lr": progress.lr,
-            "metrics": list(progress.metrics.items()),  # pairs, since Tune takes nested dicts apart
-            "steps_executed": progress.counts.executed,
-            "steps_shared": progress.counts.shared,
-            "shared_with": list(progress.shared_with.items()),
-            "messages": self._messages.take(),
-            "deterministic": self._deterministic,
-            "done": progress.finished,
-        }
+            found = failure(error, self._config)
+        else:
+            return {STOPPED: True, "done": True} if stopped or self._last is None else self._report(self._last)
+        # Out of reach of the exception, whose traceback holds on to all that the trial had.
+        self._failure = None if found.known else found
+        counts = {} if self._last is None else self._report(self._last)
+        self.cleanup()
+        return {**counts, FAILED: found.reason, "traceback": found.traceback, "done": found.known}
 
     def cleanup(self) -> None:
-        """Close the trial's files and give its memory back."""
+        """Close the trial's files, after a checkpoint where it was broken off, and give its memory back."""
         if self._progress is not None:
             self._progress.close()
             self._progress = None
+        self._last = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _store(self, config: dict[str, Any]) -> StageStore | None:
-        """Return the stage store, the same object for all trials of this process: it knows what it has read."""
+    def _train(self) -> bool:
+        """Return whether the trial was asked to stop, and did."""
+        assert self._progress is not None  # noqa: S101 - Tune calls setup first
+        deadline = time.monotonic() + REPORT_SECONDS
+        while not self._stop_file.exists():
+            self._last = last = next(self._progress)
+            if last.finished or last.metrics or time.monotonic() >= deadline:
+                return False
+        with suppress(Exception):  # whatever keeps it from leaving a checkpoint, its steps are recorded
+            self.cleanup()
+        return True
+
+    def _report(self, last: TrialProgress) -> dict[str, Any]:
+        return {
+            "steps": last.steps,
+            "loss": last.loss,
+            "lr": last.lr,
+            "metrics": list(last.metrics.items()),  # pairs, since Tune takes nested dicts apart
+            # What was trained before an interruption is this trial's too.
+            "steps_executed": last.counts.executed + last.counts.resumed,
+            "steps_repeated": last.counts.repeated,
+            "steps_shared": last.counts.shared,
+            "shared_with": list(last.shared_with.items()),
+            "shelf": last.shelf,
+            "messages": self._messages.take(),
+            "deterministic": self._deterministic,
+            "done": last.finished,
+        }
+
+    def _open_store(self, config: dict[str, Any]) -> StageStore | None:
+        """Return the stage store, the same object for all trials that use it: it knows what it has read."""
         if config["store"] is None:
             return None
-        self._stores = self._stores or {}
-        if config["store"] not in self._stores:
-            self._stores[config["store"]] = StageStore(
-                Path(config["store"]), checkpoint_budget=config["checkpoint_budget"]
-            )
-        return self._stores[config["store"]]
+        if self._store is None or self._store[0] != config["store"]:
+            budget = config["checkpoint_budget"]
+            self._store = config["store"], StageStore(Path(config["store"]), checkpoint_budget=budget)
+        return self._store[1]
 
 
 class Messages(logging.Handler):
@@ -117,7 +148,3 @@ class Messages(logging.Handler):
         """Return the messages since the last call."""
         taken, self._texts = self._texts, []
         return taken
-
-
-def _failure(reason: str, trace: str = "") -> dict[str, Any]:
-    return {"failed": reason, "traceback": trace, "done": True}

@@ -16,8 +16,9 @@ from tuner.errors import UserError
 from tuner.names import TAG_VERIFIED, VERIFY_DIR
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, run_config
+from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepFolder
-from tuner.sweep.jobs import Job
+from tuner.sweep.jobs import FAILED, NO_ROOM, Job
 from tuner.sweep.progress import PLAIN_SECONDS
 from tuner.tracking.environment import num_cores
 from tuner.tracking.runs import clipped_tags
@@ -32,6 +33,7 @@ def verify_sharing(
     num: int,
     tracker: Tracker | None,
     console: Console,
+    ending: Ending,
     actor: type[Any] | None = None,
 ) -> Verification:
     """Retrain `num` finished trials of a sweep alone, compare them with their records, and say what was found.
@@ -45,6 +47,7 @@ def verify_sharing(
         num: how many trials; all that there are where there are fewer.
         tracker: the store of its MLflow runs; None for none.
         console: hears of the progress.
+        ending: hears Ctrl-C and SIGTERM.
         actor: the Tune trainable that runs a trial; None takes `tuner.sweep.trainable.TrialActor`.
     """
     from tuner.sweep.executor import execute
@@ -54,7 +57,7 @@ def verify_sharing(
     with _Progress(console, trials=len(chosen), steps=ledger.plan.steps) as progress:
         source = _Retraining(ledger, chosen, folder=folder, progress=progress)
         if chosen:
-            execute(source, actor or TrialActor)
+            execute(source, actor or TrialActor, ending=ending)
     found = Verification(trials=tuple(source.checks), deterministic=source.deterministic)
     write_verification(folder.path, found)
     console.print(f"sharing verified: {found.conclusion}", highlight=False, soft_wrap=True)
@@ -115,13 +118,13 @@ class _Retraining:
         )
 
     def moved(self, number: int, result: Mapping[str, Any]) -> None:  # noqa: ARG002 - the protocol's
-        if "failed" not in result:
+        if FAILED not in result:
             self._progress.moved(result["steps"])
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
         record = self._records[number]
-        if result is None or "failed" in result:
-            reason = "its process ended" if result is None else result["failed"]
+        if result is None or FAILED in result or NO_ROOM in result:
+            reason = "its process ended" if result is None else result.get(FAILED) or result[NO_ROOM]
             difference: Difference | None = Difference(step=None, text=f"failed when trained alone: {reason}")
         else:
             self.deterministic = result["deterministic"]

@@ -137,7 +137,7 @@ class RunView:
         runs = f"{unsent.runs} run{'' if unsent.runs == 1 else 's'}"
         what = f"{unsent.steps} steps of {runs}" if unsent.steps else f"the end of {runs}"
         cause = f" ({unsent.problem})" if unsent.problem else ""
-        return f"MLflow lacks {what}{cause}; send it with: fastface-tuner sync {self._folder.word}"
+        return f"MLflow lacks {what}{cause}; send it with: fastface-tuner sync {self._folder.argument}"
 
     def _heard(self, news: News) -> list[str]:
         number = None if news.key is None else self._numbers.get(news.key)
@@ -204,7 +204,11 @@ class RunView:
         tags = {"reason": record.reason} if record.reason else {}
         if record.duplicate_of is not None:
             tags["duplicate_of"] = str(record.duplicate_of)
-        costs = {"steps_executed": record.steps_executed, "steps_shared": record.steps_shared}
+        costs = {
+            "steps_executed": record.steps_executed,
+            "steps_repeated": record.steps_repeated,
+            "steps_shared": record.steps_shared,
+        }
         return Ending(
             status="FINISHED" if record.state == "COMPLETE" else "FAILED",
             time_ms=_ms(record.ended or 0.0),

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
-from tuner.names import SYNTHETIC, TAG_KIND, TAG_TRIAL, Setting
+from tuner.names import SYNTHETIC, TAG_FOLDER, TAG_KIND, TAG_TRIAL, Setting
 from tuner.tracking.store import Tracker
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -125,6 +125,23 @@ def finish(
             synchronous=True,
         )
         tracker.client.set_terminated(run_id, status, now_ms)
+
+
+def reopen_sweep(tracker: Tracker, run_id: str) -> None:
+    """Show a sweep's parent run as running again; UserError where the store has no such run."""
+    with tracker.asked_to("go on with the sweep's run"):
+        tracker.client.update_run(run_id, "RUNNING")
+
+
+def end_abandoned(tracker: Tracker, *, folder: str) -> None:
+    """End the parent runs of a sweep folder that still count as running; the caller knows that no process runs them."""
+    quote = '"' if "'" in folder else "'"
+    with tracker.asked_to("look for runs that were abandoned"):
+        for run in tracker.client.search_runs(
+            [tracker.experiment_id],
+            f"tags.`{TAG_FOLDER}` = {quote}{folder}{quote} and attributes.status = 'RUNNING'",
+        ):
+            tracker.client.set_terminated(run.info.run_id, "KILLED")
 
 
 def trial_name(number: int, scheduler: str, settings: Mapping[str, Setting]) -> str:

@@ -1,0 +1,64 @@
+"""What a command line asks of a sweep, and how much the sweep may do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner.config.space_model import SamplerName
+from tuner.trials import TrialRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What was said of a sweep; None where nothing was: the space or the sweep that exists decides then.
+
+    `share` lets trials take over the steps that earlier trials of the working folder have trained, whose checkpoints
+    may take `checkpoint_budget` ("20GiB") on disk. `trials`, `budget_steps` and `budget_minutes` make the `Budget`.
+    """
+
+    space: str | None = None
+    data: str | None = None
+    steps: int | None = None
+    seed: int | None = None
+    sampler: SamplerName | None = None
+    cost_aware: bool | None = None
+    decision_grid: int | None = None
+    share: bool | None = None
+    checkpoint_budget: str | None = None
+    trials: int | None = None
+    budget_steps: int | None = None
+    budget_minutes: float | None = None
+    name: str | None = None
+    out: Path | None = None
+    tracking_uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much a sweep may do, whichever is reached first; None: no limit of this kind.
+
+    `steps` are training steps that were actually run, `minutes` the wall time of trials. A trial that has begun is
+    trained to its end, so that both may be exceeded by part of a run.
+    """
+
+    trials: int | None
+    steps: int | None = None
+    minutes: float | None = None
+
+    def spent(self, records: Sequence[TrialRecord]) -> float:
+        """Return the share that is spent; from 1 on there is to be no other trial."""
+        ended = [record for record in records if record.state != "RUNNING"]
+        executed = sum(record.steps_executed for record in ended)
+        minutes = sum(record.seconds for record in ended) / 60
+        spending = ((len(ended), self.trials), (executed, self.steps), (minutes, self.minutes))
+        return max(done / limit for done, limit in spending if limit is not None)
+
+    def out_of(self, done: int) -> str:
+        """Return how many trials are done beside what the sweep may do, e.g. "3 of 12 trials"."""
+        if self.trials is not None and self.steps is None and self.minutes is None:
+            return f"{done} of {self.trials} trials"
+        return f"{done} trials, budget {self},"
+
+    def __str__(self) -> str:
+        limits = ((self.trials, "trials"), (self.steps, "training steps"), (self.minutes, "minutes"))
+        return " or ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)

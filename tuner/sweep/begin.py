@@ -1,0 +1,157 @@
+"""Start a sweep: everything that can be wrong is found before anything is made, then the trials run."""
+
+import json
+import re
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from tuner.config.space_file import load_space
+from tuner.errors import UserError
+from tuner.names import STAGES_DIR, SWEEPS_DIR, TAG_FOLDER
+from tuner.search.ledger import Ledger
+from tuner.search.plan import make_plan
+from tuner.sizes import num_bytes
+from tuner.stages.store import DEFAULT_BUDGET
+from tuner.sweep.asked import Asked, Budget
+from tuner.sweep.data import absolute_data, prepare
+from tuner.sweep.devices import first_visible, gpus
+from tuner.sweep.disk import check_disk, needs
+from tuner.sweep.ending import Ending
+from tuner.sweep.folder import SweepDescription, SweepFolder
+from tuner.sweep.lock import device_lock, sweep_lock
+from tuner.sweep.run import run_trials
+from tuner.sweep.source import Sharing
+from tuner.sweep.verify import verify_sharing
+from tuner.tracking.environment import describe_environment
+from tuner.tracking.runs import end_abandoned, finish, start_sweep
+from tuner.tracking.store import connect
+from tuner.tracking.uri import redact, resolve_uri, sqlite_path
+
+
+def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = False, verify: int = 0) -> Ledger:
+    """Make and run a sweep; return its ledger.
+
+    A GPU that another sweep uses is waited for with `wait`. In the end `verify` trials are trained again without
+    sharing; what `tuner.analysis.sharing.read_verification` then returns says whether they were equal.
+
+    Raises:
+        UserError: something that was asked for cannot be; nothing was made then.
+        SweepStoppedError: too many trials failed in a row.
+    """
+    tell = partial(console.print, highlight=False, soft_wrap=True)
+    file = asked.space or "fastface"
+    space = load_space(file)
+    plan = make_plan(
+        space,
+        steps=asked.steps,
+        seed=asked.seed or 0,
+        sampler=asked.sampler,
+        data=absolute_data(asked.data),
+        decision_grid=asked.decision_grid,
+        cost_aware=asked.cost_aware,
+    )
+    name = asked.name or f"{Path(file).stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    folder = new_folder(name, asked.out)
+    folder.check_free(name)
+    sharing = sharing_of(asked)
+    if plan.cost_aware and sharing.store is None:
+        raise UserError(
+            "a cost-aware search needs shared steps, but they are off; leave out --no-share or --cost-aware"
+        )
+    budget = budget_of(asked, trials=space.trials)
+    uri = resolve_uri(asked.tracking_uri)
+    disk = needs(
+        folder=folder.path,
+        store=sharing.store,
+        database=sqlite_path(uri),
+        steps=plan.steps,
+        trials=budget.trials or space.trials,
+    )
+    check_disk(disk, tell=tell)
+    device = first_visible()
+    if not wait:
+        with device_lock(device, sweep=folder.path):
+            pass  # a GPU in use is told before the faces are decoded
+    faces = prepare(plan, console)
+    tracker = connect(uri)
+    with ExitStack() as locks:
+        locks.enter_context(device_lock(device, sweep=folder.path, wait=wait, tell=tell))
+        end_abandoned(tracker, folder=str(folder.path))
+        parent_run_id = start_sweep(
+            tracker,
+            name=name,
+            params={
+                "space": space.file,
+                "data": plan.data or space.workload.data.source,
+                "budget": str(budget),
+                "total_steps": plan.steps,
+                "seed": plan.seed,
+                "sampler": plan.sampler,
+                "cost_aware": plan.cost_aware,
+                "decision_grid": plan.decision_grid,
+                "objective": space.objective.metric,
+            },
+            tags={"mlflow.note.content": space.question, TAG_FOLDER: str(folder.path)},
+            texts={
+                "space.yaml": space.text,
+                "environment.json": json.dumps(describe_environment([gpu.name for gpu in gpus()]), indent=2),
+            },
+            data=faces,
+        )
+        try:
+            folder.write(
+                SweepDescription(
+                    name=name,
+                    trials=budget.trials,
+                    budget_steps=budget.steps,
+                    budget_minutes=budget.minutes,
+                    tracking_uri=redact(uri),
+                    parent_run_id=parent_run_id,
+                    store=None if sharing.store is None else str(sharing.store),
+                    checkpoint_budget=sharing.checkpoint_budget,
+                    faces=faces.digest,
+                )
+            )
+            locks.enter_context(sweep_lock(folder.path))
+            ledger = Ledger.create(folder.journal, plan=plan)
+        except (OSError, UserError) as error:
+            finish(tracker, parent_run_id, "FAILED", tags={"reason": str(error)})
+            raise UserError(
+                f"the sweep's folder {folder.path} cannot be written: {error}; choose another --out"
+            ) from None
+        except BaseException:
+            finish(tracker, parent_run_id, "KILLED")
+            raise
+        run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console, ending=ending)
+        if verify:
+            verify_sharing(ledger, folder=folder, num=verify, tracker=tracker, console=console, ending=ending)
+    return ledger
+
+
+def new_folder(name: str, out: Path | None) -> SweepFolder:
+    """Return the folder of a sweep to be; UserError where the name cannot be one."""
+    if not re.fullmatch(r"[\w][\w.\- ]*", name):
+        raise UserError(
+            f"a sweep's name must be letters, digits, spaces, '.', '-' and '_', but got {name!r}; use another --name"
+        )
+    return SweepFolder(out or Path(SWEEPS_DIR) / name)
+
+
+def sharing_of(asked: Asked) -> Sharing:
+    """Return whether and where the trials of a new sweep share steps; UserError for a budget that is no size."""
+    budget = DEFAULT_BUDGET if asked.checkpoint_budget is None else num_bytes(asked.checkpoint_budget)
+    return Sharing(None if asked.share is False else Path(STAGES_DIR).absolute(), budget)
+
+
+def budget_of(asked: Asked, *, trials: int) -> Budget:
+    """Return the budget of a new sweep: `trials`, those of the space, where nothing else was asked for."""
+    limits = (asked.trials, asked.budget_steps, asked.budget_minutes)
+    return Budget(
+        trials=trials if limits == (None, None, None) else asked.trials,
+        steps=asked.budget_steps,
+        minutes=asked.budget_minutes,
+    )

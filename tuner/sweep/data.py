@@ -1,0 +1,43 @@
+"""The faces of a sweep, decoded or rendered once before the first trial."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from tuner.errors import UserError
+from tuner.names import SYNTHETIC
+from tuner.search.plan import Plan
+from tuner.tracking.runs import DataDescription
+from tuner.training.faces import prepare_faces
+
+
+def prepare(plan: Plan, console: Console) -> DataDescription:
+    """Decode or render the faces of a plan, find out whether they can be used, and describe them."""
+    config = plan.space.workload.data.model_copy(update={} if plan.data is None else {"source": plan.data})
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("preparing faces", total=None)
+        on_image: Callable[[int, int], None] = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+        train, verification = prepare_faces(config, progress=on_image)
+    return DataDescription(
+        name="synthetic faces" if config.source == SYNTHETIC else Path(config.source).name,
+        digest=train.digest,
+        source=config.source,
+        counts={
+            "training_identities": train.num_identities,
+            "training_images": len(train.labels),
+            "verification_identities": verification.num_identities,
+            "verification_images": len(verification.labels),
+        },
+    )
+
+
+def absolute_data(data: str | None) -> str | None:
+    """Return `--data` as the plan keeps it: a folder by its whole path."""
+    if data in (None, SYNTHETIC):
+        return data
+    try:
+        return str(Path(data).expanduser().absolute())
+    except RuntimeError as error:
+        raise UserError(f"--data must be a folder of faces, but got {data!r}: {error}; write the whole path") from None

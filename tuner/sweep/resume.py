@@ -1,0 +1,162 @@
+"""Go on with a sweep that ended early, or that is to have more trials; the ledger says where it was."""
+
+import shutil
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tuner.config.space_file import SpaceFile, load_space
+from tuner.errors import UserError
+from tuner.names import STAGES_DIR, TRACKING_URI_VARIABLE
+from tuner.search.ledger import Ledger
+from tuner.search.plan import Plan
+from tuner.sweep.asked import Asked, Budget
+from tuner.sweep.begin import new_folder
+from tuner.sweep.data import absolute_data, prepare
+from tuner.sweep.devices import first_visible
+from tuner.sweep.ending import Ending
+from tuner.sweep.folder import SweepDescription, SweepFolder
+from tuner.sweep.lock import device_lock, sweep_lock
+from tuner.sweep.run import run_trials
+from tuner.sweep.source import Sharing
+from tuner.sweep.verify import verify_sharing
+from tuner.tracking.runs import reopen_sweep
+from tuner.tracking.store import connect
+from tuner.tracking.uri import redact, resolve_uri
+
+
+def find_begun(asked: Asked) -> SweepFolder | None:
+    """Return the sweep that `sweep --resume` goes on with; None where there is none yet, and its place is free."""
+    if asked.name is None and asked.out is None:
+        raise UserError("--resume must be told which sweep, but got neither --name nor --out; give one of them")
+    folder = new_folder(asked.name or "sweep", asked.out)
+    if folder.exists:
+        return folder
+    folder.clear()
+    return None
+
+
+def resume_sweep(
+    folder: SweepFolder, asked: Asked, *, console: Console, ending: Ending, wait: bool = False, verify: int = 0
+) -> Ledger:
+    """Go on with a sweep where it was, with a larger budget if asked for; return its ledger.
+
+    `wait` and `verify` are as for `tuner.sweep.begin.new_sweep`.
+
+    Raises:
+        UserError: it cannot go on, or is not the one that was `asked` for; nothing was changed then.
+        SweepStoppedError: too many trials failed in a row.
+    """
+    tell = partial(console.print, highlight=False, soft_wrap=True)
+    description = folder.read()
+    with ExitStack() as locks:
+        locks.enter_context(sweep_lock(folder.path, wait=wait, tell=tell))
+        ledger = Ledger.open(folder.journal)
+        check_same(asked, ledger.plan, description)
+        budget = _budget(asked, description, ended=ledger.num_finished)
+        uri = _uri(description, asked.tracking_uri)
+        faces = prepare(ledger.plan, console)
+        if description.faces not in (None, faces.digest):
+            raise UserError(
+                f"a resumed sweep needs the faces that it was begun with, but those in {faces.source} have changed; "
+                "restore them, or begin a new sweep"
+            )
+        tracker = connect(uri)
+        locks.enter_context(device_lock(first_visible(), sweep=folder.path, wait=wait, tell=tell))
+        for line in (*ledger.mended, *_mend(folder, ledger, description)):
+            tell(line)
+        changed = description.model_copy(
+            update={
+                "trials": budget.trials,
+                "budget_steps": budget.steps,
+                "budget_minutes": budget.minutes,
+                "tracking_uri": redact(uri),
+            }
+        )
+        if changed != description:
+            folder.write(changed, replace=True)
+        tell(f"{budget.out_of(ledger.num_finished)} are done")
+        sharing = Sharing(None if description.store is None else Path(description.store), description.checkpoint_budget)
+        reopen_sweep(tracker, description.parent_run_id)
+        run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console, ending=ending)
+        if verify:
+            verify_sharing(ledger, folder=folder, num=verify, tracker=tracker, console=console, ending=ending)
+    return ledger
+
+
+def check_same(asked: Asked, plan: Plan, description: SweepDescription) -> None:
+    """Raise UserError where a sweep that exists is another one than was asked for."""
+    source = plan.data or plan.space.workload.data.source
+    ours: dict[str, tuple[object, object]] = {
+        "--steps": (asked.steps, plan.steps),
+        "--seed": (asked.seed, plan.seed),
+        "--data": (absolute_data(asked.data), source),
+        "--sampler": (asked.sampler, plan.sampler),
+        "--cost-aware": (asked.cost_aware, plan.cost_aware),
+        "--decision-grid": (asked.decision_grid, plan.decision_grid),
+        "sharing of steps": (asked.share, description.store is not None),
+    }
+    for what, (wanted, found) in ours.items():
+        if wanted is not None and wanted != found:
+            raise UserError(
+                f"a resumed sweep must be the one that was begun, but {what} is {wanted} and the sweep "
+                f"{description.name!r} has {found}; leave it away, or choose another --name"
+            )
+    if asked.space is not None and _meaning(load_space(asked.space)) != _meaning(plan.space):
+        raise UserError(
+            f"a resumed sweep must be the one that was begun, but the space {asked.space} is not the one that the "
+            f"sweep {description.name!r} has; leave it away, or choose another --name"
+        )
+
+
+def _budget(asked: Asked, description: SweepDescription, *, ended: int) -> Budget:
+    """Return the budget with the limits that were asked for in place of the former ones."""
+    if asked.trials is not None and asked.trials < ended:
+        raise UserError(
+            f"`--trials >= {ended}` must hold, the number of trials that have ended, but got {asked.trials}; "
+            "a sweep can get more trials, not fewer"
+        )
+    before = description.budget
+    return Budget(
+        trials=asked.trials or before.trials,
+        steps=asked.budget_steps or before.steps,
+        minutes=asked.budget_minutes or before.minutes,
+    )
+
+
+def _mend(folder: SweepFolder, ledger: Ledger, description: SweepDescription) -> list[str]:
+    """Put right what a killed sweep left beside its ledger; return a line for each thing that a person should know."""
+    records, lines = ledger.trials(), []
+    for record in records:
+        if record.state == "RUNNING":
+            lines.append(f"trial {record.number} was not finished; it goes on from its last recorded step")
+        elif (left := folder.trial(record.number) / STAGES_DIR).exists():
+            shutil.rmtree(left, ignore_errors=True)
+            lines.append(f"trial {record.number}: removed its checkpoints, which nobody needs any more")
+    trained = any(record.steps_executed for record in records)
+    if description.store is not None and trained and not Path(description.store).exists():
+        lines.append(f"the stage store {description.store} is gone; its steps are trained again")
+    return lines
+
+
+def _uri(description: SweepDescription, option: str | None) -> str:
+    """Return the tracking store of a sweep, its credentials from the option or the environment."""
+    if option is not None or "***" not in description.tracking_uri:
+        return resolve_uri(option or description.tracking_uri)
+    uri = resolve_uri(None)
+    if redact(uri) != description.tracking_uri:
+        raise UserError(
+            f"the tracking store {description.tracking_uri} needs its credentials, which are not kept; "
+            f"set {TRACKING_URI_VARIABLE} or give --tracking-uri, as when the sweep was begun"
+        )
+    return uri
+
+
+def _meaning(space: SpaceFile) -> dict[str, Any]:
+    """Return what decides the trials of a space, whatever its length and number of trials."""
+    return space.model_dump(
+        mode="json", exclude={"question", "source", "steps", "trials", "sampler", "cost_aware", "decision_grid"}
+    )
