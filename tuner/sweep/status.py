@@ -21,9 +21,9 @@ _TAIL_BYTES: Final = 4096
 class SweepStatus:
     """A sweep at one moment.
 
-    `state` "unfinished" stands for "running" or "interrupted" where it is not known whether a process runs it. Trials: `asked`
-    were begun, `complete` and `failed` have ended. `under_way`
-    is the trial that has not, with the last `point` of its curve (None: not a step yet). Steps are sums over all.
+    `state` "unfinished" stands for "running" or "interrupted" where it is not known whether a process runs it. Of the
+    trials `asked` were begun, `complete` and `failed` have ended. `under_way` is the one that has not, with the last
+    `point` of its curve (None: not a step yet). Steps are sums over all trials.
     """
 
     name: str
