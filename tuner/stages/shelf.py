@@ -113,7 +113,7 @@ class Shelf:
         path = self.folder / FINGERPRINT_FILE
         try:
             found = read_checked(path, {"format": FORMAT})["fingerprint"]
-        except FileNotFoundError:
+        except OSError:  # there is no such shelf yet, or nothing of it can be read
             return
         except (DamagedError, KeyError):
             # The folder's name, which is the hash of it, says what stood there.

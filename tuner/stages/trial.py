@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -105,41 +105,44 @@ def run_trial(
         label=label,
     )
     tail: deque[float] = deque(maxlen=max(1, config.total_steps // 20))
-    progress = TrialProgress(
-        steps=0,
-        loss=0.0,
-        lr=0.0,
-        metrics={},
-        counts=replace(run.counts),
-        shared_with={},
-        shelf=None if shelf is None else shelf.key,
-    )
     explosion = Explosion(config.total_steps)
+    steps, loss, lr = 0, 0.0, 0.0
+
+    def progress(*, metrics: Mapping[str, float] | None = None, paused: bool = False) -> TrialProgress:
+        return TrialProgress(
+            steps=steps,
+            loss=loss,
+            lr=lr,
+            metrics=metrics or {},
+            counts=replace(run.counts),
+            shared_with=run.shared_with,
+            shelf=None if shelf is None else shelf.key,
+            finished=bool(metrics) and steps == config.total_steps,
+            paused=paused,
+        )
+
     events = run.events()
+    disk = _Disk(folder, store)
     try:
-        yield from _Disk(folder, store).waits(progress)
+        while disk.is_full():
+            yield progress(paused=True)
         with CurveWriter(folder / CURVE_FILE) as curve, EvaluationWriter(folder / EVALUATIONS_FILE) as evaluations:
-            disk = _Disk(folder, store, writers=(run.catch_up, curve.flush, evaluations.flush))
-            while True:
-                if not progress.finished:
-                    yield from disk.waits(progress)
-                event = next(events, None)
-                if event is None:
-                    break
-                progress = replace(progress, metrics={}, counts=replace(run.counts), shared_with=run.shared_with)
+            disk.writers = (run.catch_up, curve.flush, evaluations.flush)
+            for event in events:
+                metrics: Mapping[str, float] = {}
                 if isinstance(event, Evaluation):
                     metrics = {**event.metrics, METRIC_FINAL_LOSS: fmean(tail)}
-                    evaluations.write(event.steps, metrics)
-                    yield from disk.waits(progress, at_once=True)
-                    progress = replace(progress, metrics=metrics, finished=event.steps == config.total_steps)
+                    evaluations.write(steps, metrics)
                 elif not isinstance(event, Repetition):
-                    curve.write(CurvePoint(event.step, event.loss, event.lr, event.response))
-                    tail.append(event.loss)
-                    explosion.watch(event.step, event.loss)
-                    progress = replace(progress, steps=event.step + 1, loss=event.loss, lr=event.lr)
-                    if progress.steps in evaluate_at:
+                    steps, loss, lr = event.step + 1, event.loss, event.lr
+                    curve.write(CurvePoint(event.step, loss, lr, event.response))
+                    tail.append(loss)
+                    explosion.watch(event.step, loss)
+                    if steps in evaluate_at:
                         continue  # The evaluation follows.
-                yield progress
+                while disk.is_full(look_now=bool(metrics)):
+                    yield progress(paused=True)
+                yield progress(metrics=metrics)
     finally:
         events.close()
 
@@ -150,28 +153,36 @@ class _Disk:
     `writers` write what they have kept, and return False where the disk is full.
     """
 
-    def __init__(self, folder: Path, store: StageStore | None, *, writers: Sequence[Callable[[], bool]] = ()) -> None:
+    def __init__(self, folder: Path, store: StageStore | None) -> None:
+        self.writers: Sequence[Callable[[], bool]] = ()
         self._store = store
         self._folder = folder
-        self._writers = writers
         self._wait = Wait(folder)
+        self._paused = False
         self._next_look = 0.0
 
-    def waits(self, progress: TrialProgress, *, at_once: bool = False) -> Iterator[TrialProgress]:
-        """Yield progress that stands still while there is no room; writes and looks now and then, or `at_once`."""
-        if not at_once and time.monotonic() < self._next_look:
-            return
-        while (problem := self._problem()) is not None:
-            self._wait.goes_on(problem)
-            yield replace(progress, metrics={}, paused=True)
+    def is_full(self, *, look_now: bool = False) -> bool:
+        """Write what was kept, and return whether the trial must wait; that is found out now and then, or now.
+
+        While it waits, each call takes a while.
+        """
+        if time.monotonic() < self._next_look and not look_now:
+            return False
+        if self._paused:
             time.sleep(LOOK_SECONDS)
+        problem = self._problem()
+        self._paused = problem is not None
+        if problem is not None:
+            self._wait.goes_on(problem)
+            return True
         self._wait.is_over()
         self._next_look = time.monotonic() + _LOOK_SECONDS
+        return False
 
     def _problem(self) -> str | None:
         places = [self._folder] if self._store is None else [self._folder, self._store.root]
         if any(map(shortage, places)) and self._store is not None:
             self._store.relieve_disk()
-        if [write for write in self._writers if not write()]:
+        if [write for write in self.writers if not write()]:
             return f"the disk of {self._folder} or of the stage store is full"
         return next(filter(None, map(shortage, places)), None)

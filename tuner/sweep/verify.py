@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tuner.analysis.sharing import Difference, TrialCheck, Verification, compare_runs, write_verification
-from tuner.errors import UserError
+from tuner.errors import NoRoomError, UserError
 from tuner.names import TAG_VERIFIED, VERIFY_DIR
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, run_config
@@ -119,12 +119,16 @@ class _Retraining:
 
     def moved(self, number: int, result: Mapping[str, Any]) -> None:  # noqa: ARG002 - the protocol's
         if FAILED not in result:
+            for text in result["messages"]:
+                self._progress.say(text)
             self._progress.moved(result["steps"])
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
+        if result is not None and NO_ROOM in result:
+            raise NoRoomError(result[NO_ROOM])
         record = self._records[number]
-        if result is None or FAILED in result or NO_ROOM in result:
-            reason = "its process ended" if result is None else result.get(FAILED) or result[NO_ROOM]
+        if result is None or FAILED in result:
+            reason = "its process ended" if result is None else result[FAILED]
             difference: Difference | None = Difference(step=None, text=f"failed when trained alone: {reason}")
         else:
             self.deterministic = result["deterministic"]
@@ -172,18 +176,18 @@ class _Progress:
         self._bars.update(self._bar, description=self._title)
         if not self._console.is_terminal:
             self._last_line = time.monotonic()
-            self._say(self._title)
+            self.say(self._title)
 
     def moved(self, steps: int) -> None:
         self._bars.update(self._bar, completed=self._done * self._steps + steps)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
-            self._say(f"  {self._title}  step {steps}/{self._steps}")
+            self.say(f"  {self._title}  step {steps}/{self._steps}")
 
     def ended(self, line: str) -> None:
         self._done += 1
         self._bars.update(self._bar, completed=self._done * self._steps)
-        self._say(line)
+        self.say(line)
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
