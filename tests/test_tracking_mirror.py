@@ -20,7 +20,7 @@ from tuner.errors import UserError
 from tuner.names import METRIC_LOSS, METRIC_LR, METRIC_RESPONSE, TAG_KIND
 from tuner.tracking.environment import describe_environment
 from tuner.tracking.mirror import CurveMirror
-from tuner.tracking.outbox import Ending, Outbox
+from tuner.tracking.outbox import Ending, Outbox, Row
 from tuner.tracking.runs import DataDescription, Status, TrialRun, finish, start_sweep, trial_name
 from tuner.tracking.spool import Spool
 from tuner.tracking.store import Tracker, connect
@@ -500,7 +500,7 @@ def test_driver_never_waits_for_the_store(
     mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
     time.sleep(0.05)
     start = time.monotonic()
-    mirror.log_metrics("a", step=1, metrics={"accuracy": 0.5}, time_ms=0)
+    mirror.log_metrics("a", Row(1, {"accuracy": 0.5}, 0))
     mirror.finish("a", ending("FINISHED"))
     assert time.monotonic() - start < 0.2
     unsent = mirror.close(timeout=0.1)

@@ -19,7 +19,7 @@ from tuner.sweep.folder import SweepFolder
 from tuner.sweep.runs_lock import RunsLock
 from tuner.tracking.courier import Receipt
 from tuner.tracking.mirror import CurveMirror, News
-from tuner.tracking.outbox import Ending
+from tuner.tracking.outbox import Ending, Row
 from tuner.tracking.runs import Status, TrialRun, trial_name
 from tuner.tracking.store import Tracker
 from tuner.trials import TrialRecord
@@ -33,7 +33,6 @@ class RunView:
             been sent completely.
         folder: the sweep's files.
         tracker: the store; it need not be there.
-
         lock: the caller's, if it has taken it already; given back by `close` and `drain`.
 
     Raises:
@@ -58,22 +57,14 @@ class RunView:
 
     def sweep_runs(self) -> None:
         """Show the sweep as running, and send what earlier processes left."""
-        self._mirror.follow(self._parent, run_id=self._parent)
-        for record in self._ledger.trials():
-            if record.ended is not None:
-                self._log_totals(record)
+        self._follow_sweep()
         self.catch_up()
 
     def sweep_is_over(self, status: Status, *, mild: bool) -> None:
         """Show a sweep that no process runs as ended; with `mild` only if it looks like running."""
-        finished = [record for record in self._ledger.trials() if record.ended is not None]
-        ended = max((record.ended or 0.0 for record in finished), default=time.time())
-        ending = Ending(status=status, time_ms=_ms(ended), mild=mild)
-        self._mirror.follow(self._parent, run_id=self._parent)
+        ended = max((record.ended for record in self._ledger.trials() if record.ended is not None), default=time.time())
         self._mending.add(self._parent)
-        for record in finished:
-            self._log_totals(record)
-        self._mirror.finish(self._parent, ending)
+        self._follow_sweep(Ending(status=status, time_ms=_ms(ended), mild=mild))
 
     def catch_up(self) -> None:
         """Send the finished trials that the ledger does not mark as sent; asks nothing about the others."""
@@ -97,7 +88,7 @@ class RunView:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_text(text, "utf-8")
         self._mirror.finish(self.label(record.number), self._ending(record, texts or {}))
-        self._log_totals(record)
+        self._mirror.log_metrics(self._parent, self._total(record))
 
     def abandoned(self, number: int) -> None:
         """Hear that a trial under way stops here; the ledger keeps it as running, and it may be begun again."""
@@ -171,6 +162,10 @@ class RunView:
         curve = self._folder.trial(twin) / CURVE_FILE
         return curve if record.steps_executed + record.steps_shared > 0 and not curve.exists() else None
 
+    def _follow_sweep(self, ending: Ending | None = None) -> None:
+        rows = [self._total(record) for record in self._ledger.trials() if record.ended is not None]
+        self._mirror.follow(self._parent, run_id=self._parent, rows=rows, ending=ending)
+
     def _mend(self, record: TrialRecord, ending: Ending) -> None:
         self._mending.add(self.label(record.number))
         self._follow(record, twin=record.duplicate_of, ending=ending)
@@ -225,7 +220,7 @@ class RunView:
             return {TRACEBACK_FILE: path.read_text("utf-8", "replace")}
         return {}
 
-    def _log_totals(self, record: TrialRecord) -> None:
+    def _total(self, record: TrialRecord) -> Row:
         """Add a trial to the sweep's own metrics: what all until then cost and were spared, and the best of them."""
         self._totals["steps_executed"] += record.steps_executed
         self._totals["steps_shared"] += record.steps_shared
@@ -234,9 +229,7 @@ class RunView:
             name = f"best_{objective.metric}"
             better = max if objective.maximize else min
             self._totals[name] = better(record.value, self._totals.get(name, record.value))
-        self._mirror.log_metrics(
-            self._parent, step=record.number, metrics=self._totals, time_ms=_ms(record.ended or 0.0)
-        )
+        return Row(record.number, dict(self._totals), _ms(record.ended or 0.0))
 
 
 def _config_text(plan: Plan, record: TrialRecord) -> str:

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from typing import Final
 from mlflow.exceptions import MlflowException
 
 from tuner.tracking.courier import Courier, ForeignStoreError, GoneError, Parcel, Receipt
-from tuner.tracking.outbox import Ending, Outbox, Texts
+from tuner.tracking.outbox import Ending, Outbox, Row, Texts
 from tuner.tracking.runs import TrialRun
 from tuner.tracking.spool import Spool
 from tuner.tracking.store import Tracker, reason
@@ -124,6 +124,7 @@ class CurveMirror:
         folder: Path | None = None,
         spool: Path | None = None,
         texts: Texts | None = None,
+        rows: Iterable[Row] = (),
         ending: Ending | None = None,
     ) -> None:
         """Make or find the run, and mirror the curve and the evaluations in `folder`, until the run is finished.
@@ -135,10 +136,13 @@ class CurveMirror:
             folder: holds the trial's files, now or later.
             spool: folder for the batch that is under way, so that a later process can repeat it; None for no such.
             texts: artifacts of the run.
+            rows: metrics besides those in the files.
             ending: how the run ended, if that is known; otherwise it is RUNNING from now on.
         """
         start_ms = _now_ms() if trial is None else trial.start_ms
         box = Outbox(folder, spool=None if spool is None else Spool(spool), start_ms=start_ms)
+        for row in rows:
+            box.put(row)
         with self._condition:
             if key in self._parcels:
                 raise ValueError(f"a run is followed once, but {key} is already")
@@ -147,11 +151,11 @@ class CurveMirror:
                 self._end(key, ending)
             self._wake()
 
-    def log_metrics(self, key: str, *, step: int, metrics: Mapping[str, float], time_ms: int) -> None:
+    def log_metrics(self, key: str, row: Row) -> None:
         """Queue metrics of one step besides those in the files."""
         with self._condition:
-            if key in self._parcels:
-                self._parcels[key].box.put(step, metrics, time_ms=time_ms)
+            if key in self._parcels:  # it may be lost
+                self._parcels[key].box.put(row)
 
     def finish(self, key: str, ending: Ending) -> None:
         """End the run once all of it has been sent; call it when its files are complete."""

@@ -49,6 +49,15 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """Metrics of one step besides those in the files, and their time in milliseconds since 1970."""
+
+    step: int
+    metrics: Mapping[str, float]
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What one call carries."""
 
@@ -109,9 +118,11 @@ class Outbox:
             self._batch = _batch(spooled)
             self._time_ms = max(self._time_ms, *(metric.timestamp for metric in spooled))
 
-    def put(self, step: int, metrics: Mapping[str, float], *, time_ms: int) -> None:
+    def put(self, row: Row) -> None:
         """Queue metrics of a step besides the files'."""
-        self._singles.extend(Metric(clean_key(key), float(value), time_ms, step) for key, value in metrics.items())
+        self._singles.extend(
+            Metric(clean_key(key), float(value), row.time_ms, row.step) for key, value in row.metrics.items()
+        )
 
     def next_batch(self, run_id: str) -> Batch | None:
         """Return what to send next, the same batch until `acknowledge`; None if there is nothing (more) now.
@@ -157,7 +168,7 @@ class Outbox:
         at_end = ending is not None and not self._points
         if ending is not None and at_end and not self._ending_queued:
             step = max(self._queued.values(), default=0) if ending.step is None else ending.step
-            self.put(step, ending.metrics, time_ms=ending.time_ms)
+            self.put(Row(step, ending.metrics, ending.time_ms))
             self._ending_queued = True
         while self._singles and not self._points and len(metrics) < BATCH_METRICS:
             metric = self._singles.popleft()
@@ -200,7 +211,7 @@ class Outbox:
             self._evaluations_reader = None
             raise DamagedFileError(f"the file {self._evaluations} is damaged: {error}") from error
         for steps, metrics in evaluations:
-            self.put(steps - 1, metrics, time_ms=times_ms.get(steps - 1, self._time_ms))
+            self.put(Row(steps - 1, metrics, times_ms.get(steps - 1, self._time_ms)))
 
 
 def _batch(metrics: list[Metric]) -> Batch:
