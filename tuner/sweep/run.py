@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from rich.console import Console
@@ -140,57 +142,83 @@ def run_trials(
     description = folder.read()
     objective = ledger.plan.space.objective
     mirror = CurveMirror(tracker)
-    status: Status = "KILLED"
-    patience = INTERRUPTED_SENDING_SECONDS
-    try:
-        with ConsoleProgress(
-            console,
+    with ConsoleProgress(
+        console,
+        trials=description.trials,
+        steps=ledger.plan.steps,
+        maximize=objective.maximize,
+        metric=objective.metric,
+        ended=[record for record in ledger.trials() if record.state != "RUNNING"],
+    ) as progress:
+        source = SweepSource(
+            ledger,
             trials=description.trials,
-            steps=ledger.plan.steps,
-            maximize=objective.maximize,
-            metric=objective.metric,
-            ended=[record for record in ledger.trials() if record.state != "RUNNING"],
-        ) as progress:
-            source = SweepSource(
-                ledger,
-                trials=description.trials,
-                folder=folder,
-                tracker=tracker,
-                parent_run_id=description.parent_run_id,
-                mirror=mirror,
-                data=faces,
-                progress=progress,
-                threads=num_cores(),
-                sharing=sharing,
-            )
-            try:
-                if ledger.num_finished < description.trials:
-                    # Ray and torch take seconds to import, which bad input should not have to wait for.
-                    from tuner.sweep.executor import execute
-                    from tuner.sweep.trainable import TrialActor
-
-                    execute(source, actor or TrialActor, ending=ending)
-            finally:
-                source.abandon()
-        status = "FINISHED" if ledger.best() is not None and source.cause is None else "FAILED"
-        patience = LAST_SENDING_SECONDS
-    except (KeyboardInterrupt, SystemExit):
-        console.print(
-            f"interrupted after {ledger.num_finished} of {description.trials} trials; "
-            f"go on with: fastface-tuner resume {folder.argument}",
-            highlight=False,
-            soft_wrap=True,
+            folder=folder,
+            tracker=tracker,
+            parent_run_id=description.parent_run_id,
+            mirror=mirror,
+            data=faces,
+            progress=progress,
+            threads=num_cores(),
+            sharing=sharing,
         )
-        raise
-    finally:
-        mirror.finish(description.parent_run_id, status)
-        unsent = mirror.close(timeout=patience)
-        if unsent:
-            console.print(f"{unsent.points} steps of {len(unsent.run_ids)} runs are not in MLflow: {unsent.problem}")
+        closing = _Closing(source, mirror, description, ledger=ledger, folder=folder, progress=progress)
+        # Where the sweep is interrupted, Ray goes last: it may take its time over that.
+        with ExitStack() as ray, ending.closing(closing):
+            if ledger.num_finished < description.trials:
+                # Ray and torch take seconds to import, which bad input should not have to wait for.
+                from tuner.sweep.executor import execute, running_ray
+                from tuner.sweep.trainable import TrialActor
+
+                ray.enter_context(running_ray(ending))
+                execute(source, actor or TrialActor, ending=ending)
+                ray.close()  # and gives the GPU back before MLflow takes what is left
+            closing.status = "FINISHED" if ledger.best() is not None and source.cause is None else "FAILED"
     for line in summary(ledger, folder):
         console.print(line, highlight=False, soft_wrap=True)
     if source.cause is not None:
         raise SweepStoppedError(f"{source.cause}; then go on with: fastface-tuner resume {folder.argument}")
+
+
+class _Closing:
+    """Ends the MLflow runs of a sweep, once, whichever thread comes first; says how to go on after an interruption."""
+
+    def __init__(
+        self,
+        source: SweepSource,
+        mirror: CurveMirror,
+        description: SweepDescription,
+        *,
+        ledger: Ledger,
+        folder: SweepFolder,
+        progress: ConsoleProgress,
+    ) -> None:
+        self.status: Status = "KILLED"
+        self._source, self._mirror, self._description = source, mirror, description
+        self._ledger, self._folder, self._progress = ledger, folder, progress
+        self._lock = Lock()
+        self._done = False
+
+    def __call__(self) -> None:
+        with self._lock:
+            if not self._done:
+                self._done = True
+                self._close()
+
+    def _close(self) -> None:
+        broken_off = self.status == "KILLED"
+        if broken_off:
+            self._progress.message(
+                f"interrupted after {self._ledger.num_finished} of {self._description.trials} trials; "
+                f"go on with: fastface-tuner resume {self._folder.argument}"
+            )
+        self._source.abandon()
+        self._mirror.finish(self._description.parent_run_id, self.status)
+        unsent = self._mirror.close(timeout=INTERRUPTED_SENDING_SECONDS if broken_off else LAST_SENDING_SECONDS)
+        if unsent:
+            self._progress.message(
+                f"{unsent.points} steps of {len(unsent.run_ids)} runs are not in MLflow: {unsent.problem}"
+            )
 
 
 def prepare(plan: Plan, console: Console) -> DataDescription:
