@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from plain_executor import execute
+from plain_executor import execute, running_ray
 from rich.console import Console
 
 import tuner.sweep.executor
@@ -61,7 +61,7 @@ def sweep(*, share: bool) -> None:
 
 def main() -> None:
     """Run one sweep after another."""
-    tuner.sweep.executor.execute = execute
+    tuner.sweep.executor.execute, tuner.sweep.executor.running_ray = execute, running_ray
     tuner.sweep.run.num_cores = lambda: 1  # two threads would wait for each other on a busy machine
     moments = random.Random(int(sys.argv[1]))  # noqa: S311
     for each in sys.argv[2:]:

@@ -1,10 +1,18 @@
-"""Run trials one after another in this process: stands in for `tuner.sweep.executor.execute`, without Ray's start."""
+"""Run trials one after another in this process: stands in for `tuner.sweep.executor`, without Ray's start."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tuner.sweep.ending import Ending
 from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED, TrialSource
+
+
+@contextmanager
+def running_ray(ending: Ending) -> Iterator[None]:
+    """Do nothing: there is none."""
+    yield
 
 
 def execute(source: TrialSource, trainable: Any, *, ending: Ending) -> None:

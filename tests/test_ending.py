@@ -92,24 +92,25 @@ def test_what_a_killed_sweep_started_does_not_outlive_it(tmp_path: Path) -> None
     code = f"""
 import os, pathlib, subprocess, sys, time
 from tuner.sweep.guard import Guard
-scratch = pathlib.Path({str(tmp_path)!r}) / "scratch"
+scratch = pathlib.Path({str(tmp_path)!r}) / f"fastface-tuner-{{os.getpid()}}-x"
 logs = pathlib.Path({str(tmp_path)!r}) / f"session_2026_{{os.getpid()}}" / "logs"
 scratch.mkdir(), logs.mkdir(parents=True)
-with Guard(scratch):
+with Guard():
     other = subprocess.Popen(["sleep", "100"], stdout=(logs / "raylet.out").open("w"), start_new_session=True)
     print(other.pid, flush=True)
     time.sleep(100)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as sweep:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as sweep:
         assert sweep.stdout is not None
         other = int(sweep.stdout.readline())
         assert Path(f"/proc/{other}").exists()
         sweep.kill()
     deadline = time.monotonic() + 10
-    while (_alive(other) or (tmp_path / "scratch").exists()) and time.monotonic() < deadline:
+    while (_alive(other) or [*tmp_path.glob("fastface*")]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _alive(other)
-    assert not (tmp_path / "scratch").exists()
+    assert not [*tmp_path.glob("fastface*")]
 
 
 def _alive(pid: int) -> bool:

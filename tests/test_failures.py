@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
-from plain_executor import execute
+from plain_executor import execute, running_ray
 from rich.console import Console
 
 from tuner.config.run import RunConfig
@@ -207,6 +207,7 @@ def sweep(
     from tuner.sweep import executor
 
     monkeypatch.setattr(executor, "execute", execute)
+    monkeypatch.setattr(executor, "running_ray", running_ray)
     tracker = connect(mlflow_store(tmp_path))
 
     def run(space: str, *, trials: int, good: tuple[str, ...] = (), share: bool = True) -> Ledger:

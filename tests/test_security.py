@@ -27,7 +27,7 @@ from tuner.search.ledger import Ledger
 from tuner.stages.store import StageStore
 from tuner.stages.upkeep import prune
 from tuner.sweep.ending import Ending
-from tuner.sweep.executor import execute
+from tuner.sweep.executor import execute, running_ray
 from tuner.sweep.jobs import Job
 
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
@@ -301,9 +301,10 @@ def listening(processes: set[int]) -> set[str]:
 def test_whatever_a_sweep_serves_listens_on_loopback_only_and_wants_a_token() -> None:
     ray.shutdown()
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    source = Listening()
+    source, ending = Listening(), Ending()
     try:
-        execute(source, Quick, ending=Ending())
+        with running_ray(ending):
+            execute(source, Quick, ending=ending)
     finally:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
         ray.shutdown()

@@ -10,9 +10,12 @@ from typing import Any, Final, Self
 
 GENTLE_SECONDS: Final = 5.0
 """A running trial gets at most so long to finish its step and leave a checkpoint."""
+STUCK_SECONDS: Final = 6.5
+"""After so long the rest is left undone, but for what `closing` names."""
 LAST_SECONDS: Final = 9.5
 """After so long the process leaves, whatever is still open: whoever stops a sweep waits no more than ten seconds."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_set_handler: Final = signal.signal
 
 
 class Ending:
@@ -22,33 +25,28 @@ class Ending:
        remembered instead, and the block is asked to end by itself; it is raised only if that takes too long.
     2. The second one ends the process at once, by the operating system: no code of ours can hold it up.
     3. What was received is raised again when the block ends: an exception that is raised while Ray's compiled code runs
-       can get lost there.
+       can get lost there. Where that code does not come back, another thread does the closing, and ends the process.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
         self._stop: Callable[[], object] | None = None
-        self._last: threading.Timer | None = None
+        self._close: Callable[[], object] | None = None
+        self._timers: list[threading.Timer] = []
 
     def __enter__(self) -> Self:
-        if _in_main_thread():
+        if threading.current_thread() is threading.main_thread():
             self._before = {each: signal.getsignal(each) for each in (*_SIGNALS, signal.SIGALRM)}
-            self.listen()
+            self._listen()
         return self
 
     def __exit__(self, *_: object) -> None:
         for each, handler in self._before.items():
-            signal.signal(each, handler)
-        if self._last is not None:
-            self._last.cancel()
+            _set_handler(each, handler)
+        for timer in self._timers:
+            timer.cancel()
         self.check()
-
-    def listen(self) -> None:
-        """Take the signals (again): `ray.init` takes SIGTERM for itself."""
-        if self.received is None and _in_main_thread():
-            for each in _SIGNALS:
-                signal.signal(each, self._receive)
 
     def check(self) -> None:
         """Raise what was received, if anything was."""
@@ -68,20 +66,51 @@ class Ending:
             if self.received is not None:
                 signal.setitimer(signal.ITIMER_REAL, 0)
 
+    @contextmanager
+    def closing(self, close: Callable[[], object]) -> Iterator[None]:
+        """Call `close` after the block, or from another thread where the block is stuck; it may be called twice."""
+        self._close = close
+        try:
+            yield
+        finally:
+            close()
+            self._close = None
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within the block, let nobody else take the signals: `ray.init` takes SIGTERM, and ends badly on it."""
+        signal.signal = lambda _, handler: handler  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            signal.signal = _set_handler
+            if self._before and self.received is None:
+                self._listen()  # Ray's compiled code has taken them too
+
+    def _listen(self) -> None:
+        for each in _SIGNALS:
+            _set_handler(each, self._receive)
+
     def _receive(self, number: int, _: object) -> None:
         self.received = number
         for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        self._last = threading.Timer(LAST_SECONDS, os._exit, (128 + number,))
-        self._last.daemon = True
-        self._last.start()
+            _set_handler(each, signal.SIG_DFL)
+        self._timers = [threading.Timer(STUCK_SECONDS, self._leave), threading.Timer(LAST_SECONDS, self._exit)]
+        for timer in self._timers:
+            timer.daemon = True
+            timer.start()
         if self._stop is None:
             self.check()
         else:
-            signal.signal(signal.SIGALRM, lambda *_: self.check())
+            _set_handler(signal.SIGALRM, lambda *_: self.check())
             signal.setitimer(signal.ITIMER_REAL, GENTLE_SECONDS)
             self._stop()
 
+    def _leave(self) -> None:
+        if self._close is not None:
+            self._close()
+            self._exit()
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    def _exit(self) -> None:
+        sys.stdout.flush()
+        os._exit(128 + (self.received or 0))

@@ -6,8 +6,8 @@ Tune executes and remembers nothing that matters: what to run next, and what cam
 
 import logging
 import os
-import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from tuner.sweep.ending import Ending
-from tuner.sweep.guard import Guard
+from tuner.sweep.guard import Guard, scratch_prefix
 from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED, TrialSource
 
 _SETTINGS = {
@@ -33,6 +33,9 @@ _SETTINGS = {
     "GOMP_SPINCOUNT": "1000",  # threads that wait sleep soon, so that a busy machine slows a trial down, not to a halt
 }
 
+
+_SIGNAL_SECONDS = 0.5
+"""A signal for all processes of a job or a machine may reach the trial's process so much before this one."""
 
 Answer = TypeVar("Answer")
 
@@ -68,6 +71,10 @@ class _Feed(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number, failure = self._numbers.pop(trial_id), self._failures.pop(trial_id, None)
+        if error and failure is None:
+            time.sleep(_SIGNAL_SECONDS)
+            if self._ending.received:  # what ended the trial's process was not the trial
+                return
         if error or result is None or STOPPED not in result:
             self._ask(self._source.ended, number, failure if error else result)
 
@@ -91,22 +98,41 @@ class _Feed(Searcher):
         return {}
 
 
+@contextmanager
+def running_ray(ending: Ending) -> Iterator[None]:
+    """Start Ray, and end all of its processes with the block; where it runs already, it is its starter's to end."""
+    if ray.is_initialized():
+        yield
+        return
+    _apply_settings()
+    with Guard():
+        with ending.kept():
+            ray.init(
+                address="local",
+                num_cpus=1,  # Ray would start an idle process for every further core
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        ending.check()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
 def execute(source: TrialSource, trainable: type[tune.Trainable], *, ending: Ending) -> None:
-    """Run the source's trials one after another; all of one GPU is given to each where there is one.
+    """Run the source's trials one after another; all of one GPU is given to each where there is one. Ray must run.
 
     `trainable` is a class `tune.Trainable` with `reset_config`, as `tuner.sweep.jobs` describes. Whatever `source`
     raises comes out here. What `ending` receives comes out too, once the running trial has left a checkpoint; the
     source hears nothing more of that trial.
     """
-    for key, value in _SETTINGS.items():
-        os.environ.setdefault(key, value)
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the same in the actor as here
-    for noisy in ("ray", "ray.tune"):  # a trial's failure is told once, by us
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="fastface-tuner-", ignore_cleanup_errors=True) as scratch:
+    _apply_settings()
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix(os.getpid()), ignore_cleanup_errors=True) as scratch:
         stop_file = Path(scratch) / STOP_FILE
         feed = _Feed(source, ending, stop_file)
-        with ending.gentle(stop_file.touch), _running_ray(ending, Path(scratch)):
+        with ending.gentle(stop_file.touch):
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": 1 if _gpus() else 0}),
                 tune_config=tune.TuneConfig(
@@ -124,29 +150,12 @@ def execute(source: TrialSource, trainable: type[tune.Trainable], *, ending: End
         raise feed.error
 
 
-@contextmanager
-def _running_ray(ending: Ending, scratch: Path) -> Iterator[None]:
-    """Start Ray and end it with the block, all of its processes; where it runs already, it is its starter's to end."""
-    if ray.is_initialized():
-        yield
-        return
-    with Guard(scratch):
-        try:
-            try:
-                ray.init(
-                    address="local",
-                    num_cpus=1,  # Ray would start an idle process for every further core
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-            except SystemExit:  # from Ray's own handler for SIGTERM, which it puts in the place of ours
-                ending.received = signal.SIGTERM
-            ending.listen()
-            ending.check()
-            yield
-        finally:
-            ray.shutdown()
+def _apply_settings() -> None:
+    for key, value in _SETTINGS.items():
+        os.environ.setdefault(key, value)
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the same in the actor as here
+    for noisy in ("ray", "ray.tune"):  # a trial's failure is told once, by us
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 def _gpus() -> float:

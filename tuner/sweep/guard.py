@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,16 +24,10 @@ _PAUSE_SECONDS = 0.1
 
 
 class Guard:
-    """Guards this process: to be entered before `ray.init`, and left after `ray.shutdown`.
-
-    `scratch` is a folder that is removed at the end, whichever way it comes.
-    """
-
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
+    """Guards this process: to be entered before `ray.init`, and left after `ray.shutdown`."""
 
     def __enter__(self) -> None:
-        command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(self._scratch)]
+        command = [sys.executable, "-I", "-S", __file__, str(os.getpid())]
         # In a session of its own, no signal for the sweep reaches it.
         self._process = subprocess.Popen(  # noqa: S603
             command,
@@ -46,9 +41,14 @@ class Guard:
         self._process.communicate()
 
 
+def scratch_prefix(pid: int | str) -> str:
+    """Return how the names of a process's temporary folders begin, which go with it too."""
+    return f"fastface-tuner-{pid}-"
+
+
 def main() -> None:
-    """Wait until standard input closes, then kill what is left of the Ray of a process, and remove its folder."""
-    pid, scratch = sys.argv[1:]
+    """Wait until standard input closes, then remove what is left of a process: its Ray's processes, its folders."""
+    pid = sys.argv[1]
     sys.stdin.read()
     for _ in range(_ROUNDS):
         left = _processes(pid)
@@ -58,7 +58,8 @@ def main() -> None:
             with suppress(OSError):
                 os.kill(each, signal.SIGKILL)
         time.sleep(_PAUSE_SECONDS)
-    shutil.rmtree(scratch, ignore_errors=True)
+    for scratch in Path(tempfile.gettempdir()).glob(f"{scratch_prefix(pid)}*"):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _processes(pid: str) -> list[int]:

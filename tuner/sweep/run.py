@@ -1,5 +1,7 @@
 """Run the trials that a sweep still lacks, whether it is new or goes on."""
 
+from contextlib import ExitStack
+from threading import Lock
 from typing import Any, Final
 
 from rich.console import Console
@@ -42,52 +44,76 @@ def run_trials(
     objective = ledger.plan.space.objective
     view = RunView(ledger, folder=folder, tracker=tracker)
     view.sweep_runs()
-    status: Status = "KILLED"
-    patience = INTERRUPTED_SENDING_SECONDS
-    try:
-        with ConsoleProgress(
-            console,
+    with ConsoleProgress(
+        console,
+        budget=budget,
+        steps=ledger.plan.steps,
+        maximize=objective.maximize,
+        metric=objective.metric,
+        ended=[record for record in ledger.trials() if record.state != "RUNNING"],
+    ) as progress:
+        source = SweepSource(
+            ledger,
             budget=budget,
-            steps=ledger.plan.steps,
-            maximize=objective.maximize,
-            metric=objective.metric,
-            ended=[record for record in ledger.trials() if record.state != "RUNNING"],
-        ) as progress:
-            source = SweepSource(
-                ledger,
-                budget=budget,
-                folder=folder,
-                view=view,
-                progress=progress,
-                threads=num_cores(),
-                sharing=sharing,
-            )
-            try:
-                if budget.spent(ledger.trials()) < 1:
-                    # Ray and torch take seconds to import, which bad input should not have to wait for.
-                    from tuner.sweep.executor import execute
-                    from tuner.sweep.trainable import TrialActor
-
-                    execute(source, actor or TrialActor, ending=ending)
-            finally:
-                source.abandon()
-        status = "FINISHED" if ledger.best() is not None and source.cause is None else "FAILED"
-        patience = LAST_SENDING_SECONDS
-    except (KeyboardInterrupt, SystemExit):
-        console.print(
-            f"interrupted after {budget.out_of(ledger.num_finished)}; "
-            f"go on with: fastface-tuner resume {folder.argument}",
-            highlight=False,
-            soft_wrap=True,
+            folder=folder,
+            view=view,
+            progress=progress,
+            threads=num_cores(),
+            sharing=sharing,
         )
-        raise
-    finally:
-        for line in view.close(status, timeout=patience):
-            console.print(line, highlight=False, soft_wrap=True)
+        closing = _Closing(source, view, ledger=ledger, folder=folder, progress=progress)
+        # Where the sweep is interrupted, Ray goes last: it may take its time over that.
+        with ExitStack() as ray, ending.closing(closing):
+            if budget.spent(ledger.trials()) < 1:
+                # Ray and torch take seconds to import, which bad input should not have to wait for.
+                from tuner.sweep.executor import execute, running_ray
+                from tuner.sweep.trainable import TrialActor
+
+                ray.enter_context(running_ray(ending))
+                execute(source, actor or TrialActor, ending=ending)
+                ray.close()  # and gives the GPU back before MLflow takes what is left
+            closing.status = "FINISHED" if ledger.best() is not None and source.cause is None else "FAILED"
     for line in summary(ledger, folder):
         console.print(line, highlight=False, soft_wrap=True)
     if source.cause is not None:
         raise SweepStoppedError(f"{source.cause}; then go on with: fastface-tuner resume {folder.argument}")
+
+
+class _Closing:
+    """Ends the MLflow runs of a sweep, once, whichever thread comes first; says how to go on after an interruption."""
+
+    def __init__(
+        self,
+        source: SweepSource,
+        view: RunView,
+        *,
+        ledger: Ledger,
+        folder: SweepFolder,
+        progress: ConsoleProgress,
+    ) -> None:
+        self.status: Status = "KILLED"
+        self._source, self._view = source, view
+        self._ledger, self._folder, self._progress = ledger, folder, progress
+        self._lock = Lock()
+        self._done = False
+
+    def __call__(self) -> None:
+        with self._lock:
+            if not self._done:
+                self._done = True
+                self._close()
+
+    def _close(self) -> None:
+        broken_off = self.status == "KILLED"
+        if broken_off:
+            done = self._folder.read().budget.out_of(self._ledger.num_finished)
+            self._progress.message(
+                f"interrupted after {done}; go on with: fastface-tuner resume {self._folder.argument}"
+            )
+        self._source.abandon()
+        seconds = INTERRUPTED_SENDING_SECONDS if broken_off else LAST_SENDING_SECONDS
+        for line in self._view.close(self.status, timeout=seconds):
+            self._progress.message(line)
 
 
 def summary(ledger: Ledger, folder: SweepFolder) -> list[str]:

@@ -1,6 +1,7 @@
 """The actor that Ray Tune keeps alive from trial to trial: it turns a trial's generator into Tune results."""
 
 import logging
+import signal
 import time
 from collections.abc import Generator
 from contextlib import suppress
@@ -45,6 +46,8 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start with the first trial's config."""
+        # A signal may go to all processes of a job or a machine; when to stop, this one hears from the sweep's.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._messages = Messages()
         logging.getLogger("tuner").addHandler(self._messages)
         self.reset_config(config)

@@ -50,14 +50,15 @@ def verify_sharing(
         ending: hears Ctrl-C and SIGTERM.
         actor: the Tune trainable that runs a trial; None takes `tuner.sweep.trainable.TrialActor`.
     """
-    from tuner.sweep.executor import execute
+    from tuner.sweep.executor import execute, running_ray
     from tuner.sweep.trainable import TrialActor
 
     chosen = choose(ledger.trials(), num=num, seed=ledger.plan.seed)
     with _Progress(console, trials=len(chosen), steps=ledger.plan.steps) as progress:
         source = _Retraining(ledger, chosen, folder=folder, progress=progress)
         if chosen:
-            execute(source, actor or TrialActor, ending=ending)
+            with running_ray(ending):
+                execute(source, actor or TrialActor, ending=ending)
     found = Verification(trials=tuple(source.checks), deterministic=source.deterministic)
     write_verification(folder.path, found)
     console.print(f"sharing verified: {found.conclusion}", highlight=False, soft_wrap=True)
