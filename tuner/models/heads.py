@@ -54,9 +54,9 @@ class CombinedMarginHead(nn.Module):
     The state is `weight`, the class centres [num_classes, embedding_size], normalised on use.
 
     Memory, for C classes, embeddings of D, a batch of B, 4 bytes a number: the centres, their gradient and the
-    optimizer's momentum take 3 C D, on top of which a step needs about 2 C D + 5 B C at once, or in chunks of K
-    3 K D + 4 B K. For 617,970 identities, D = 512, B = 128, K = 16,384 that is 3.8 GB, plus 4.1 GB or 0.13 GB.
-    `benchmarks/head_memory.py` measures it; `PartialFC` needs less still.
+    optimizer's momentum take 3 C D. On top of that a step needs 4 C D for all classes at once (C D + 4 B C where that
+    is more), or 3 K D + 4 B K for K at a time. For 617,970 identities, D = 512, B = 128, K = 16,384 that is 3.8 GB, and
+    5.1 GB or 0.13 GB on top. `benchmarks/head_memory.py` measures it; `PartialFC` needs less still.
 
     Args:
         num_classes: number of training identities, at least 2.

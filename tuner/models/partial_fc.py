@@ -22,6 +22,9 @@ class PartialFC(nn.Module):
     after it they go back. A class that is not sampled keeps both as they are: neither momentum nor weight decay moves
     it, as in An et al., "Partial FC", arXiv 2010.05222 and 2203.15565, and their published code.
 
+    Memory is 2 C D numbers of 4 bytes, and what a head of K classes needs: 3.4 GB for 617,970 identities of which a
+    tenth is sampled, D = 512.
+
     1. K is `rate * C`, rounded, and no less than the batch, so that every true class is in.
     2. Which others are drawn is a function of (seed, step), on one kind of device.
     3. Of K = C classes every one is sampled, in order: the losses are those of the head alone.
