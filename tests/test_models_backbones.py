@@ -115,7 +115,7 @@ def test_a_size_that_a_torchvision_classifier_does_not_take_is_refused(classifie
         ("mobilfacenet", "did you mean `mobilefacenet`"),
         ("resnet18", "did you mean `"),
         ("torchvision/resnet81", "did you mean `torchvision/resnet18`"),
-        ("torchvision/nothing of the kind", "a torchvision classifier"),
+        ("torchvision/nothing of the kind", "a classifier of torchvision"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest_known_one(name: str, hint: str) -> None:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tuner.errors import UserError
-from tuner.models.names import check_backbone
+from tuner.models.names import backbone_fault
 from tuner.names import SYNTHETIC
 from tuner.schedulers.registry import Schedule, Setting, resolve
 
@@ -40,10 +39,9 @@ class DataConfig(Strict):
 
 
 def _backbone(name: str) -> str:
-    try:
-        return check_backbone(name)
-    except UserError as error:
-        raise ValueError(str(error)) from None
+    if fault := backbone_fault(name):
+        raise ValueError(fault)
+    return name
 
 
 class ModelConfig(Strict):

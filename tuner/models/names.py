@@ -22,20 +22,26 @@ OWN: Final[tuple[str, ...]] = (
 
 
 def check_backbone(name: str) -> str:
-    """Return `name` where a backbone has it; torchvision is imported only for a name of its own.
+    """Return `name` where a backbone has it.
 
     Raises:
         UserError: there is no such backbone.
     """
-    known, rule = OWN, f"one of {', '.join(OWN)}, or {TORCHVISION} and the name of a torchvision classifier"
+    if fault := backbone_fault(name):
+        raise UserError(f"the backbone {fault}, but got `{name}`")
+    return name
+
+
+def backbone_fault(name: str) -> str | None:
+    """Return what must hold of a backbone's name and does not; torchvision is imported only for a name of its own."""
+    known, rule = OWN, f"must be one of {', '.join(OWN)}, or a torchvision classifier such as {TORCHVISION}resnet18"
     if name.startswith(TORCHVISION):
         known = tuple(f"{TORCHVISION}{classifier}" for classifier in _torchvision_classifiers())
-        rule = "a torchvision classifier, such as torchvision/resnet18"
-    if name not in known:
-        near = difflib.get_close_matches(name, (*known, f"{TORCHVISION}resnet18"), n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else ""
-        raise UserError(f"the backbone must be {rule}, but got `{name}`{hint}")
-    return name
+        rule = f"must be a classifier of torchvision, such as {TORCHVISION}resnet18"
+    if name in known:
+        return None
+    near = difflib.get_close_matches(name, (*known, f"{TORCHVISION}resnet18"), n=1)
+    return f"{rule} (did you mean `{near[0]}`?)" if near else rule
 
 
 def _torchvision_classifiers() -> list[str]:
