@@ -101,3 +101,117 @@ def test_scale_follows_the_number_of_classes_but_has_a_floor() -> None:
     assert adaptive_scale(617_970) == pytest.approx(math.sqrt(2) * math.log(617_969))
     assert CombinedMarginHead(617, embedding_size=2).scale == 16.0
     assert CombinedMarginHead(617, embedding_size=2, scale=64.0).scale == 64.0
+
+
+@pytest.mark.parametrize("margins", MARGINS)
+@pytest.mark.parametrize("angle", [2e-3, math.pi - 2e-3])
+def test_gradients_are_exact_near_both_poles(margins: tuple[float, float, float], angle: float) -> None:
+    """Close to the centre and opposite to it, where acos has no digits left; for large margins beyond pi."""
+    head = head_of(margins, num_classes=3)
+    weight = torch.eye(3, dtype=torch.float64, requires_grad=True)
+    place = [math.cos(angle), 0.6 * math.sin(angle), 0.8 * math.sin(angle)]
+    embeddings = torch.tensor([place], dtype=torch.float64, requires_grad=True)
+
+    def loss(x: Tensor, w: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(head, {"weight": w}, (x, torch.tensor([0])))
+        return result
+
+    assert gradcheck(loss, (embeddings, weight))
+
+
+def filtering_head(chunk: int | None, *, threshold: float | None = 0.3) -> CombinedMarginHead:
+    """Return a head in float64 whose centres in 3 dimensions leave cosines on both sides of the threshold."""
+    torch.manual_seed(4)
+    head = CombinedMarginHead(11, embedding_size=3, m2=0.4, m3=0.1, scale=8.0, filter_threshold=threshold, chunk=chunk)
+    return head.double()
+
+
+def test_filtered_classes_count_as_orthogonal_and_pass_no_gradient() -> None:
+    plain, filtering = filtering_head(None, threshold=None), filtering_head(None)
+    torch.manual_seed(5)
+    x, labels = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 3, 10, 3])
+    before, after = plain.logits(x, labels), filtering.logits(x, labels)
+    wrong = torch.ones_like(before, dtype=torch.bool).scatter(1, labels[:, None], False)
+    dropped = wrong & (before > 8.0 * 0.3)
+    assert dropped.any()
+    assert (wrong & ~dropped).any()
+    assert torch.equal(after, before.masked_fill(dropped, 0))
+    torch.autograd.backward(after[dropped].sum())
+    assert filtering.weight.grad is not None
+    assert not filtering.weight.grad.any()
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+@pytest.mark.parametrize("chunk", [1, 4, 11, 40])
+def test_chunks_do_not_show_in_loss_and_gradients(chunk: int, threshold: float | None) -> None:
+    """Equal to 1e-9, in float64: only the order of sums differs."""
+    results = []
+    for head in (filtering_head(None, threshold=threshold), filtering_head(chunk, threshold=threshold)):
+        torch.manual_seed(6)
+        x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+        loss = head(x, torch.tensor([0, 10, 4, 4, 7]))
+        torch.autograd.backward(loss)
+        results.append((loss.detach(), x.grad, head.weight.grad))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
+
+
+def test_chunks_do_not_show_in_float32_at_full_scale() -> None:
+    """Equal to 1e-5 of the largest gradient, in float32 with s = 64 and 5,000 classes."""
+    results = []
+    for chunk in (None, 999):
+        torch.manual_seed(7)
+        head = CombinedMarginHead(5000, embedding_size=64, m2=0.5, scale=64.0, chunk=chunk)
+        x, labels = torch.randn(16, 64, requires_grad=True), torch.randint(5000, (16,))
+        loss = head(x, labels)
+        torch.autograd.backward(loss)
+        assert x.grad is not None
+        assert head.weight.grad is not None
+        results.append((loss.detach(), x.grad / x.grad.abs().max(), head.weight.grad / head.weight.grad.abs().max()))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_gradients_of_chunks_are_exact(threshold: float | None) -> None:
+    head = filtering_head(4, threshold=threshold)
+    torch.manual_seed(8)
+    embeddings = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    weight = head.weight.detach().clone().requires_grad_()
+    labels = torch.tensor([0, 10, 2, 2])
+
+    def loss(x: Tensor, w: Tensor) -> Tensor:
+        result: Tensor = torch.func.functional_call(head, {"weight": w}, (x, labels))
+        return result
+
+    assert gradcheck(loss, (embeddings, weight))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_loss_under_autocast_is_that_of_float32(chunk: int | None) -> None:
+    head = CombinedMarginHead(10, embedding_size=8, m2=0.3, chunk=chunk)
+    torch.manual_seed(9)
+    x, labels = torch.randn(4, 8, dtype=torch.bfloat16, requires_grad=True), torch.tensor([0, 9, 4, 4])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = head(x, labels)
+    torch.autograd.backward(loss)
+    inside = head.weight.grad
+    head.weight.grad = None
+    whole = head(x.detach().float(), labels)
+    torch.autograd.backward(whole)
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    torch.testing.assert_close(loss, whole)
+    torch.testing.assert_close(inside, head.weight.grad)
+
+
+def test_many_classes_are_scored_in_chunks_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_whole_logits(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(CombinedMarginHead, "logits", no_whole_logits)
+    torch.manual_seed(0)
+    x, labels = torch.randn(2, 2), torch.tensor([0, 131_071])
+    assert CombinedMarginHead(131_072, embedding_size=2)(x, labels).isfinite()
+    with pytest.raises(AssertionError):
+        CombinedMarginHead(131_072, embedding_size=2, chunk=131_072)(x, labels)
+    with pytest.raises(AssertionError):
+        CombinedMarginHead(1000, embedding_size=2)(x, labels % 1000)

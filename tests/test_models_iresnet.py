@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tuner.errors import UserError
-from tuner.models.iresnet import IResNet, IResNetShape, build_backbone, prelu
+from tuner.models.backbones import build_backbone
+from tuner.models.iresnet import IResNet, IResNetShape
+from tuner.models.precision import prelu
 
 
 @pytest.mark.parametrize("image_size", [32, 48, 112])
@@ -14,26 +15,48 @@ def test_maps_images_to_embeddings(image_size: int) -> None:
     assert backbone(torch.randn(2, 3, image_size, image_size)).shape == (2, 64)
 
 
-def test_state_dict_has_the_public_layout() -> None:
-    """The names and order that arcface_torch's backbone weights use, for two units in the last stage."""
-    shape = IResNetShape(stem=8, widths=(8, 8, 8, 16), units=(1, 1, 1, 2))
-    names = [
-        name
-        for name in IResNet(shape, image_size=32, embedding_size=4).state_dict()
-        if not name.endswith(("running_mean", "running_var", "num_batches_tracked", "bias"))
-        and name.startswith(("layer4", "conv", "bn", "prelu", "fc", "features"))
-    ]
-    first = ["bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "downsample.0", "downsample.1"]
-    units = [f"layer4.0.{part}" for part in first] + [f"layer4.1.{part}" for part in first[:6]]
-    assert names == [f"{name}.weight" for name in ("conv1", "bn1", "prelu", *units, "bn2", "fc", "features")]
+def batch_norm(name: str) -> list[str]:
+    return [f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
 
 
-def test_published_parameter_count_of_the_18_layer_shape() -> None:
-    """24.0 million parameters for the 18-layer network at 112 x 112 and 512 features."""
-    shape = IResNetShape(stem=64, widths=(64, 128, 256, 512), units=(2, 2, 2, 2))
+def public_names(units: tuple[int, ...]) -> list[str]:
+    """Return the names of arcface_torch's IResNet state dict, by hand."""
+    names = ["conv1.weight", *batch_norm("bn1"), "prelu.weight"]
+    for layer, count in enumerate(units, start=1):
+        for unit in range(count):
+            at = f"layer{layer}.{unit}"
+            names += [*batch_norm(f"{at}.bn1"), f"{at}.conv1.weight", *batch_norm(f"{at}.bn2"), f"{at}.prelu.weight"]
+            names += [f"{at}.conv2.weight", *batch_norm(f"{at}.bn3")]
+            if unit == 0:
+                names += [f"{at}.downsample.0.weight", *batch_norm(f"{at}.downsample.1")]
+    return [*names, *batch_norm("bn2"), "fc.weight", "fc.bias", *batch_norm("features")]
+
+
+PUBLISHED = {
+    "iresnet18": ((2, 2, 2, 2), 24_025_600),
+    "iresnet34": ((3, 4, 6, 3), 34_139_328),
+    "iresnet50": ((3, 4, 14, 3), 43_590_848),
+    "iresnet100": ((3, 13, 30, 3), 65_156_160),
+    "iresnet200": ((6, 26, 60, 6), 118_833_920),
+}
+"""Units, and parameters at 112 x 112 and 512 features: 24.03, 34.14, 43.59, 65.16 and 118.83 million."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_and_state_dict_layout(name: str) -> None:
+    units, count = PUBLISHED[name]
     with torch.device("meta"):
-        backbone = IResNet(shape, image_size=112, embedding_size=512)
-    assert sum(parameter.numel() for parameter in backbone.parameters()) == pytest.approx(24.0e6, rel=0.003)
+        backbone = build_backbone(name, image_size=112, embedding_size=512)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == count
+    state = backbone.state_dict()
+    assert list(state) == public_names(units)
+    assert state["layer3.0.conv1.weight"].shape == (256, 128, 3, 3)
+    assert state["fc.weight"].shape == (512, 512 * 7 * 7)
+
+
+def test_other_shapes_have_the_layout_too() -> None:
+    shape = IResNetShape(stem=8, widths=(8, 8, 8, 16), units=(1, 1, 1, 2))
+    assert list(IResNet(shape, image_size=32, embedding_size=4).state_dict()) == public_names(shape.units)
 
 
 def test_last_normalisation_keeps_its_weight() -> None:
@@ -55,10 +78,3 @@ def test_prelu_equals_torch_and_has_its_gradients() -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
-
-
-def test_refuses_what_it_cannot_build() -> None:
-    with pytest.raises(UserError, match=r"backbone must be one of .*iresnet_small.*, but got 'resnet'"):
-        build_backbone("resnet", image_size=32, embedding_size=8)
-    with pytest.raises(UserError, match="multiple of 16, but got 50; 48 is the nearest"):
-        build_backbone("iresnet_small", image_size=50, embedding_size=8)

@@ -206,3 +206,41 @@ def test_faces_are_prepared_by_identity(tmp_path: Any) -> None:
     seen, unseen = prepare_faces(data, cache=tmp_path)
     assert seen.num_identities == unseen.num_identities == 3
     assert not set(seen.names) & set(unseen.names)
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "partial": {"head": {"sample_rate": 0.5}},
+    "chunks": {"head": {"chunk": 2, "filter_threshold": 0.4}},
+    "mobilefacenet": {"model": {"backbone": "mobilefacenet", "embedding_size": 8}},
+    "dropout": {"model": {"backbone": "torchvision/mobilenet_v3_small", "embedding_size": 8}},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_heads_and_backbones_are_resumable_bit_for_bit_whatever_the_process_drew(name: str) -> None:
+    config = FaceConfig.model_validate({**CONFIG.model_dump(), **VARIANTS[name]})
+    # 2 labels of 4 classes leave Partial FC something to choose.
+    config = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"batch_size": 2})})
+    whole, first = fresh(config=config), fresh(config=config)
+    expected = [float(whole.training_step(step, 0.1)) for step in range(4)]
+    losses = [float(first.training_step(step, 0.1)) for step in range(2)]
+    torch.manual_seed(99)
+    second = fresh(config=config)
+    second.load_state_dict(first.state_dict())
+    torch.rand(7)
+    before = torch.get_rng_state()
+    losses += [float(second.training_step(step, 0.1)) for step in range(2, 4)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert losses == expected
+    assert flat(second.state_dict()) == flat(whole.state_dict())
+    assert np.isfinite(expected).all()
+
+
+def test_training_starts_from_the_weights_of_a_file(tmp_path: Any) -> None:
+    trained = fresh()
+    trained.training_step(0, 0.1)
+    torch.save(trained.state_dict()["backbone"], tmp_path / "backbone.pth")
+    model = CONFIG.model.model_copy(update={"weights": str(tmp_path / "backbone.pth")})
+    tuned = fresh(seed=5, config=CONFIG.model_copy(update={"model": model}))
+    assert flat(tuned.state_dict()["backbone"]) == flat(trained.state_dict()["backbone"])
+    assert torch.equal(tuned._embed(), trained._embed())

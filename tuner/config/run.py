@@ -6,8 +6,9 @@ parts outside `scheduler` are what trials of one sweep have in common.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tuner.models.names import backbone_fault
 from tuner.names import SYNTHETIC
 from tuner.schedulers.registry import Schedule, Setting, resolve
 
@@ -37,23 +38,39 @@ class DataConfig(Strict):
     split_seed: Annotated[int, Field(ge=0)] = 0
 
 
-class ModelConfig(Strict):
-    """The backbone, by name, and the length of its embedding."""
+def _backbone(name: str) -> str:
+    if fault := backbone_fault(name):
+        raise ValueError(fault)
+    return name
 
-    backbone: Literal["iresnet_small"] = "iresnet_small"
+
+class ModelConfig(Strict):
+    """The backbone, by name (`tuner.models.names`), the length of its embedding, and where its weights come from.
+
+    `weights` is the path of a state dict to start from, such as arcface_torch's `backbone.pth`; None starts afresh.
+    """
+
+    backbone: Annotated[str, AfterValidator(_backbone)] = "iresnet_small"
     embedding_size: PositiveInt = 128
+    weights: str | None = None
 
 
 class HeadConfig(Strict):
     """Combined-margin head: logit of the true class `scale * (cos(m1 * theta + m2) - m3)`, `scale * cos` elsewhere.
 
     ArcFace is m1 = 1, m3 = 0; CosFace is m1 = 1, m2 = 0. `scale` None takes it from the number of classes.
+    `filter_threshold` leaves out other classes with a cosine above it (inter-class filtering, against one person under
+    two labels); None leaves out none. `sample_rate` below 1 scores that share of the classes in a step (Partial FC).
+    `chunk` classes are scored at a time, to bound memory; None chooses, and scores few classes at once.
     """
 
     m1: Annotated[float, Field(ge=1, le=4)] = 1.0
     m2: Annotated[float, Field(ge=0, lt=1.6)] = 0.2
     m3: Annotated[float, Field(ge=0, lt=1)] = 0.0
     scale: PositiveFloat | None = None
+    filter_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    chunk: PositiveInt | None = None
 
 
 class AugmentationConfig(Strict):

@@ -1,8 +1,10 @@
 """The face-recognition workload: backbone, margin head and SGD; judged by verification of people it never saw."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,13 +12,19 @@ from tuner.config.run import FaceConfig
 from tuner.data.batches import Batches, to_tensor
 from tuner.data.faces import FaceSet
 from tuner.data.split import verification_pairs
+from tuner.models.backbones import build_backbone
 from tuner.models.heads import CombinedMarginHead
-from tuner.models.iresnet import build_backbone
+from tuner.models.names import TORCHVISION
+from tuner.models.partial_fc import PartialFC
+from tuner.models.weights import load_weights
 from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD, METRIC_TAR
 from tuner.training.fingerprint import fingerprint
 from tuner.training.verification import pair_distances, tar_at_far, ten_fold_accuracy
 
 EVALUATION_BATCH: Final = 128
+
+_DROPOUT: Final = 4
+"""Stream of random numbers, beside those of the batches and of the sampled classes."""
 
 
 class FaceWorkload:
@@ -35,6 +43,9 @@ class FaceWorkload:
         train: faces to train on, one class an identity.
         verification: faces of other identities, for `evaluate`.
         device: where to train.
+
+    Raises:
+        UserError: the backbone does not take such images, or the weights to start from do not fit it.
     """
 
     def __init__(
@@ -49,11 +60,9 @@ class FaceWorkload:
                 image_size=config.data.image_size,
                 embedding_size=config.model.embedding_size,
             )
-            head = CombinedMarginHead(
-                train.num_identities,
-                embedding_size=config.model.embedding_size,
-                **config.head.model_dump(),
-            )
+            head = self._make_head(train.num_identities)
+        if config.model.weights is not None:
+            load_weights(backbone, config.model.weights)
         # Convolutions on channels-last tensors take a sixth less time, on the CPU as on tensor cores.
         self._backbone = backbone.to(device).to(memory_format=torch.channels_last)
         self._head = head.to(device)
@@ -80,14 +89,16 @@ class FaceWorkload:
     def training_step(self, step: int, lr: float) -> Tensor:
         """Train on the batch of `step` at learning rate `lr`; return the loss before the update, detached, shape ()."""
         images, labels = self._batches(step)
-        loss: Tensor = self._head(self._backbone(images.contiguous(memory_format=torch.channels_last)), labels)
-        self._optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        if self._config.optimizer.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._config.optimizer.clip_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
+        with self._random_numbers(step), self._classes(labels, step=step) as places:
+            embeddings = self._backbone(images.contiguous(memory_format=torch.channels_last))
+            loss: Tensor = self._head(embeddings, places)
+            self._optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            if self._config.optimizer.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self._parameters, self._config.optimizer.clip_norm)
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
         return loss.detach()
 
     def evaluate(self) -> Mapping[str, float]:
@@ -122,6 +133,32 @@ class FaceWorkload:
             verification=self._verification.digest,
             device=self._device,
         )
+
+    def _make_head(self, num_classes: int) -> CombinedMarginHead | PartialFC:
+        model, settings = self._config.model, self._config.head
+        options = settings.model_dump(exclude={"sample_rate"})
+        head = CombinedMarginHead(num_classes, embedding_size=model.embedding_size, **options)
+        if settings.sample_rate == 1:
+            return head
+        batch_size = self._config.optimizer.batch_size
+        return PartialFC(head, rate=settings.sample_rate, batch_size=batch_size, seed=self._seed)
+
+    def _classes(self, labels: Tensor, *, step: int) -> AbstractContextManager[Tensor]:
+        """Give the places of the labels among the classes that the head scores in this step."""
+        if isinstance(self._head, PartialFC):
+            return self._head.sampled(labels, step=step, optimizer=self._optimizer)
+        return nullcontext(labels)
+
+    @contextmanager
+    def _random_numbers(self, step: int) -> Iterator[None]:
+        """Make what a torchvision backbone draws (dropout) a function of (seed, step); own backbones draw nothing."""
+        if not self._config.model.backbone.startswith(TORCHVISION):
+            yield
+            return
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            state = np.random.SeedSequence([self._seed, _DROPOUT, step]).generate_state(1, np.uint64)
+            torch.manual_seed(int(state[0]))
+            yield
 
     @torch.inference_mode()
     def _embed(self) -> Tensor:

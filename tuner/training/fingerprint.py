@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tuner.config.run import FaceConfig
+from tuner.models.weights import weights_digest
 
 CODE: Final = 1
 """Of the face workload; to be raised when a change of it changes losses or metrics for the same settings."""
@@ -19,7 +20,8 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Return, as JSON-like data, all that two runs must have in common for equal LRs to give equal losses and metrics.
 
-    Faces count by content, not by where they came from; how often a run is evaluated does not count.
+    Faces and weights to start from count by content, not by where they came from; how often a run is evaluated does not
+    count.
 
     Args:
         config: the workload's settings.
@@ -27,12 +29,17 @@ def fingerprint(
         train: digest of the faces to train on.
         verification: digest of the faces to verify on.
         device: where the run trains.
+
+    Raises:
+        UserError: the weights to start from cannot be read.
     """
     # The digests stand for these settings of the data.
     of_content = {"source", "identities", "images_per_identity", "held_out"}
+    left_out = {"data": of_content, "model": {"weights"}, "evaluation": {"times"}}
     return {
         "code": CODE,
-        "config": config.model_dump(mode="json", exclude={"data": of_content, "evaluation": {"times"}}),
+        "config": config.model_dump(mode="json", exclude=left_out),
+        "weights": None if config.model.weights is None else weights_digest(config.model.weights),
         "train": train,
         "verification": verification,
         "seed": seed,
