@@ -1,17 +1,13 @@
 """Faces in a folder `root/identity/image.*`: which images there are, and how one is decoded."""
 
-import os
-import struct
 import unicodedata
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from tuner.data.decoder import DECODER_VERSION, UndecodableError, decode_image, decoded_blocks
 from tuner.data.faces import Images
 from tuner.data.recipe import Recipe, recipe_key
 from tuner.errors import UserError
@@ -20,42 +16,17 @@ IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pp
 MIN_IDENTITIES: Final = 4
 """Two to train on and two, never seen in training, to verify on."""
 
-DECODER_VERSION: Final = 1
-"""Enters the cache key; raised whenever `decode` would return another image."""
-_BLOCK: Final = 128
-
-# What Pillow is known to raise on files that are not what they say.
-_DECODE_ERRORS: Final = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, MemoryError, struct.error,
-    Image.DecompressionBombError,
-)  # fmt: skip
-
 
 def decode(path: Path, *, image_size: int) -> Images:
-    """Return one image file as RGB, uint8 [image_size, image_size, 3].
-
-    The largest centred square is cut out and resized with a Lanczos filter. Aligned crops are square already and lose
-    nothing; of a portrait (92x112 in ORL) the crop cuts hair and chin, where padding would leave bars that every image
-    of a source has in common. Greyscale becomes RGB, 16 bits become 8, transparency is dropped, and the orientation
-    that a camera noted is applied. The only place that decodes: change the decoder here.
+    """Return one image file as RGB, uint8 [image_size, image_size, 3], as `decode_image` does.
 
     Raises:
         UserError: the file cannot be read, is no image, or does not decode to its end.
     """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have allowed grey-filled images for the process
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            image = _eight_bit(_upright(opened))
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            square = image.crop((left, top, left + side, top + side)).convert("RGB")
-            resized = square.resize((image_size, image_size), Image.Resampling.LANCZOS)
-    except UnidentifiedImageError:
-        raise _unreadable(path, "it is not an image") from None
-    except _DECODE_ERRORS as error:
-        raise _unreadable(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-    return np.asarray(resized, dtype=np.uint8)
+        return decode_image(path, image_size=image_size)
+    except UndecodableError as error:
+        raise _unreadable(path, str(error)) from error
 
 
 def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int], None] | None = None) -> Recipe:
@@ -104,20 +75,8 @@ def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int],
         labels=np.array(labels, dtype=np.int64),
         names=tuple(names),
         source=str(root),
-        blocks=lambda: _blocks(files, image_size, progress),
+        blocks=lambda: decoded_blocks(len(files), lambda i: decode(files[i], image_size=image_size), progress),
     )
-
-
-def _blocks(files: list[Path], image_size: int, progress: Callable[[int, int], None] | None) -> Iterator[Images]:
-    def one(path: Path) -> Images:
-        return decode(path, image_size=image_size)
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the GIL
-        for start in range(0, len(files), _BLOCK):
-            block = np.stack(list(pool.map(one, files[start : start + _BLOCK])))
-            yield block
-            if progress is not None:
-                progress(start + len(block), len(files))
 
 
 def _sorted(folder: Path) -> list[Path]:
@@ -156,22 +115,6 @@ def _check_identities(root: Path, names: list[str]) -> None:
         f"at least {MIN_IDENTITIES} identities are needed, two to train on and two to verify on, but `{root}` holds"
         f" {len(names)}{hint}"
     )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return the image as the camera was held, or as it is stored where that note is damaged."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except _DECODE_ERRORS:
-        return image
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return 16-bit greyscale as 8-bit, other images as they are: Pillow would clip and not scale it."""
-    if not image.mode.startswith("I"):
-        return image
-    values: NDArray[np.int64] = np.asarray(image).astype(np.int64)
-    return Image.fromarray(np.clip(values // 257, 0, 255).astype(np.uint8))
 
 
 def _unreadable(path: Path, reason: str) -> UserError:
