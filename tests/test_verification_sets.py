@@ -242,6 +242,61 @@ def test_fuzzed_pickles_are_read_or_refused(seed: int, variant: str) -> None:
         assert "\n" not in str(error)
 
 
+# A list of pairs of one's own images
+
+
+def own_images(folder: Path) -> list[str]:
+    (folder / "my faces").mkdir(parents=True)
+    for number, face in enumerate(FACES[:8]):
+        (folder / "my faces" / f"{number}.png").write_bytes(face)
+        (folder / f"{number}.png").write_bytes(face)
+    return [f"{number}.png" for number in range(8)]
+
+
+def test_a_list_of_pairs_is_read(tmp_path: Path) -> None:
+    """Paths start at the list's folder, an image that comes twice is decoded once, comments are skipped."""
+    own_images(tmp_path)
+    lines = ["\ufeff# mine", "", "0.png 1.png 1", f"  {tmp_path}/2.png   0.png\t0".replace("\t", " "), "3.png 3.png 1"]
+    lines += ["my faces/4.png\tmy faces/5.png\t0\t".rstrip(), *["6.png 7.png 0"] * 6, "# end"]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines), encoding="utf-8")
+    decoded: list[tuple[int, int]] = []
+    faces = load_verification_set(
+        tmp_path / "pairs.txt", image_size=16, cache=tmp_path / "cache", progress=lambda *done: decoded.append(done)
+    )
+    assert faces.name == "pairs"
+    assert np.array_equal(faces.images, np.stack([face_pixels(image) for image in FACES[:8]]))
+    assert faces.pairs.left.tolist() == [0, 2, 3, 4, *[6] * 6]
+    assert faces.pairs.right.tolist() == [1, 0, 3, 5, *[7] * 6]
+    assert faces.pairs.same.tolist() == [True, False, True, False, *[False] * 6]
+    assert decoded == [(8, 8)]
+    assert 0 <= verify(faces, network, far=0.1).accuracy <= 1
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("0.png 1.png 2", r"line 11 is not \(it is '0.png 1.png 2'\)"),
+        ("0.png 1.png", "line 11 is not"),
+        ("0.png 1.png 1 1", "line 11 is not"),
+        ("my faces/0.png 1.png 1", "line 11 is not .*tabs between the fields"),
+        ("\t1.png\t1", "line 11 is not"),
+        ("0\0.png 1.png 1", "line 11 is not"),
+        ("0.png 9.png 1", r"9\.png` does not \(No such file"),
+        ("\udcff", "not UTF-8"),
+    ],
+)
+def test_lists_that_do_not_do_are_told(tmp_path: Path, line: str, says: str) -> None:
+    names = own_images(tmp_path)
+    text = "".join(f"{names[i % 8]} {names[(i + 1) % 8]} {i % 2}\n" for i in range(10)) + line
+    (tmp_path / "pairs.txt").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=says) as raised:
+        load(tmp_path / "pairs.txt")
+    assert "\n" not in str(raised.value)
+    (tmp_path / "pairs.txt").write_text("0.png 1.png 1\n")
+    with pytest.raises(UserError, match="at least 10 pairs"):
+        load(tmp_path / "pairs.txt")
+
+
 # The protocol
 
 

@@ -65,7 +65,7 @@ def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int],
             labels += [len(names)] * len(images)
             names.append(unicodedata.normalize("NFC", identity.name))
             files += images
-            listing += [_stamp(path) for path in images]
+            listing += [(f"{identity.name}/{path.name}", *file_stamp(path)) for path in images]
     _check_identities(root, names)
     resolved = str(root.resolve())
     key = recipe_key(kind="folder", version=DECODER_VERSION, root=resolved, files=listing, image_size=image_size)
@@ -97,12 +97,13 @@ def _sorted(folder: Path) -> list[Path]:
     return sorted(visible, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Return size and time of change (ns) of an image; UserError where it cannot be read."""
     try:
         status = path.stat()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
-    return f"{path.parent.name}/{path.name}", status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def _check_identities(root: Path, names: list[str]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tuner.data.cache import cached, default_cache
 from tuner.data.decoder import DECODER_VERSION, UndecodableError, decode_image, decoded_blocks
 from tuner.data.faces import ChosenImages, Images
+from tuner.data.folder import decode, file_stamp
 from tuner.data.recipe import Recipe, recipe_key
 from tuner.data.restricted_pickle import PickledArray, RefusedPickleError, read_pickle
 from tuner.data.split import NUM_FOLDS, Pairs
@@ -54,7 +55,8 @@ def load_verification_set(
 
     Args:
         path: a `.bin` file of InsightFace: a pickle of (encoded images, whether each pair shows one person), pair i
-            being the images 2i and 2i + 1. It is read without running anything that it names.
+            being the images 2i and 2i + 1. It is read without running anything that it names. Any other file is a
+            list of pairs of one's own images, see `read_pairs_file`.
         image_size: side of the square images in pixels.
         cache: folder of decoded images; None takes the default one.
         progress: called with (images done, images in all) while images are decoded.
@@ -63,7 +65,56 @@ def load_verification_set(
         UserError: the file is missing, damaged or no such file, names anything but data, has fewer than ten pairs or
             pairs of one kind only, or an image does not decode.
     """
-    return _bin_set(path, image_size, default_cache() if cache is None else cache, progress)
+    read = _bin_set if path.suffix.lower() == BIN_SUFFIX else _listed_set
+    return read(path, image_size, default_cache() if cache is None else cache, progress)
+
+
+def read_pairs_file(path: Path) -> tuple[list[Path], Pairs]:
+    """Return the images that a pairs file names, each once, and its pairs, in the order of the lines.
+
+    A line is `image image 1` where one person is on both and `image image 0` where two are. Fields are separated by
+    tabs in a line that holds a tab, so that paths may hold spaces, else by spaces. Paths start at the folder of the
+    file. Empty lines and lines that start with # are skipped.
+
+    Raises:
+        UserError: the file is missing, is no UTF-8 text, or has a line of another form.
+    """
+    try:
+        lines = _bytes_of(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise _no_pair(path, 1, "the file is not UTF-8 text") from None
+    places: dict[Path, int] = {}
+    pairs: list[tuple[int, int, bool]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        fields = [field.strip() for field in line.split("\t")] if "\t" in line.strip() else line.split()
+        if len(fields) != 3 or fields[2] not in ("0", "1") or not all(fields) or "\0" in line:
+            raise _no_pair(path, number, f"it is {line.strip()[:80]!r}")
+        left, right = (places.setdefault(path.parent / field, len(places)) for field in fields[:2])
+        pairs.append((left, right, fields[2] == "1"))
+    table = np.array(pairs, dtype=np.int64).reshape(-1, 3)
+    return list(places), Pairs(left=table[:, 0].copy(), right=table[:, 1].copy(), same=table[:, 2] == 1)
+
+
+def _no_pair(path: Path, number: int, reason: str) -> UserError:
+    return UserError(
+        f"every line of `{path}` must be `image image 0` or `image image 1`, but line {number} is not ({reason}); write"
+        " it so, with tabs between the fields where a path holds spaces"
+    )
+
+
+def _listed_set(path: Path, image_size: int, cache: Path, progress: Progress | None) -> VerificationSet:
+    files, pairs = read_pairs_file(path)
+    _check_same(path, pairs.same)
+    compared = [pairs.left.tolist(), pairs.right.tolist()]
+    stamps = [(str(file.resolve()), *file_stamp(file)) for file in files]
+    key = recipe_key(kind="pairs", version=DECODER_VERSION, files=stamps, compared=compared, size=image_size)
+
+    def one(index: int) -> Images:
+        return decode(files[index], image_size=image_size)
+
+    return _decoded(str(path), key, image_size, len(files), one, pairs, cache, progress)
 
 
 def _bin_set(path: Path, image_size: int, cache: Path, progress: Progress | None) -> VerificationSet:
