@@ -29,11 +29,11 @@ class UndecodableError(Exception):
     """An image that does not decode; the message says why, in a few words on one line."""
 
 
-def decode_image(encoded: Path | bytes, *, image_size: int) -> Images:
+def decode_image(encoded: Path | bytes, *, image_size: int | None) -> Images:
     """Return one image, from a file or from its bytes, as RGB, uint8 [image_size, image_size, 3].
 
-    The largest centred square is cut out and resized with a Lanczos filter. Aligned crops are square already and lose
-    nothing; of a portrait (92x112 in ORL) the crop cuts hair and chin, where padding would leave bars that every image
+    With `image_size` None the whole image is returned, [H, W, 3]. Else the largest centred square is cut out and
+    resized with a Lanczos filter. Aligned crops are square already and lose nothing; of a portrait (92x112 in ORL) the crop cuts hair and chin, where padding would leave bars that every image
     of a source has in common. Greyscale becomes RGB, 16 bits become 8, transparency is dropped, and the orientation
     that a camera noted is applied.
 
@@ -45,6 +45,8 @@ def decode_image(encoded: Path | bytes, *, image_size: int) -> Images:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as opened:
             opened.load()
             image = _eight_bit(_upright(opened))
+            if image_size is None:
+                return np.asarray(image.convert("RGB"), dtype=np.uint8)
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2
             square = image.crop((left, top, left + side, top + side)).convert("RGB")
