@@ -33,9 +33,9 @@ def decode_image(encoded: Path | bytes, *, image_size: int | None) -> Images:
     """Return one image, from a file or from its bytes, as RGB, uint8 [image_size, image_size, 3].
 
     With `image_size` None the whole image is returned, [H, W, 3]. Else the largest centred square is cut out and
-    resized with a Lanczos filter. Aligned crops are square already and lose nothing; of a portrait (92x112 in ORL) the crop cuts hair and chin, where padding would leave bars that every image
-    of a source has in common. Greyscale becomes RGB, 16 bits become 8, transparency is dropped, and the orientation
-    that a camera noted is applied.
+    resized with a Lanczos filter. Aligned crops are square already and lose nothing; of a portrait (92x112 in ORL) the
+    crop cuts hair and chin, where padding would leave bars that every image of a source has in common. Greyscale
+    becomes RGB, 16 bits become 8, transparency is dropped, and the orientation that a camera noted is applied.
 
     Raises:
         UndecodableError: the file cannot be read, is no image, or does not decode to its end.

@@ -10,11 +10,10 @@ import numpy as np
 from tuner.data.decoder import DECODER_VERSION, UndecodableError, decode_image, decoded_blocks
 from tuner.data.faces import Images
 from tuner.data.recipe import Recipe, recipe_key
+from tuner.data.subset import EVERYTHING, MIN_IDENTITIES, Subset
 from tuner.errors import UserError
 
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-MIN_IDENTITIES: Final = 4
-"""Two to train on and two, never seen in training, to verify on."""
 
 
 def decode(path: Path, *, image_size: int) -> Images:
@@ -29,7 +28,9 @@ def decode(path: Path, *, image_size: int) -> Images:
         raise _unreadable(path, str(error)) from error
 
 
-def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int], None] | None = None) -> Recipe:
+def folder_recipe(
+    root: Path, *, image_size: int, progress: Callable[[int, int], None] | None = None, subset: Subset = EVERYTHING
+) -> Recipe:
     """Return how to make the faces of the folder `root`, whose sub-folders are the identities.
 
     1. Identities and images are in the order of their names (by code point, composed), on every file system.
@@ -43,6 +44,7 @@ def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int],
         root: the folder.
         image_size: side of the square images in pixels.
         progress: called with (images done, images in all).
+        subset: which part of the images to make.
 
     Raises:
         UserError: there is no such folder, too few identities, or an identity without an image.
@@ -50,7 +52,6 @@ def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int],
     names: list[str] = []
     labels: list[int] = []
     files: list[Path] = []
-    listing: list[tuple[str, int, int]] = []
     for identity in _sorted(root):
         if not identity.is_dir():
             continue
@@ -65,15 +66,17 @@ def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int],
             labels += [len(names)] * len(images)
             names.append(unicodedata.normalize("NFC", identity.name))
             files += images
-            listing += [(f"{identity.name}/{path.name}", *file_stamp(path)) for path in images]
     _check_identities(root, names)
+    rows, chosen, chosen_names = subset.choose(np.array(labels, dtype=np.int64), tuple(names), source=str(root))
+    files = [files[row] for row in rows.tolist()]
+    listing = [(f"{path.parent.name}/{path.name}", *file_stamp(path)) for path in files]
     resolved = str(root.resolve())
     key = recipe_key(kind="folder", version=DECODER_VERSION, root=resolved, files=listing, image_size=image_size)
     return Recipe(
         key=key,
         image_size=image_size,
-        labels=np.array(labels, dtype=np.int64),
-        names=tuple(names),
+        labels=chosen,
+        names=chosen_names,
         source=str(root),
         blocks=lambda: decoded_blocks(len(files), lambda i: decode(files[i], image_size=image_size), progress),
     )

@@ -1,5 +1,6 @@
 """Faces in an InsightFace set: `train.rec` and `train.idx`, with or without a `property` file."""
 
+import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -9,9 +10,9 @@ import numpy as np
 
 from tuner.data.decoder import DECODER_VERSION, UndecodableError, decode_image, decoded_blocks
 from tuner.data.faces import Images, Labels
-from tuner.data.folder import MIN_IDENTITIES
 from tuner.data.recipe import Recipe, recipe_key
 from tuner.data.recordio import Heads, RecordFile, Rows, read_property
+from tuner.data.subset import EVERYTHING, MIN_IDENTITIES, Subset
 from tuner.errors import UserError
 
 RECORD_SUFFIX: Final = ".rec"
@@ -31,7 +32,9 @@ def find_records(source: Path) -> Path | None:
     return inside if inside.exists() else None
 
 
-def record_recipe(path: Path, *, image_size: int, progress: Callable[[int, int], None] | None = None) -> Recipe:
+def record_recipe(
+    path: Path, *, image_size: int, progress: Callable[[int, int], None] | None = None, subset: Subset = EVERYTHING
+) -> Recipe:
     """Return how to make the faces of an InsightFace set, in the order of their keys.
 
     1. Where key 0 has a label (N + 1, ...) and no image, the images are keys 1 to N, and what comes after them (an
@@ -46,6 +49,7 @@ def record_recipe(path: Path, *, image_size: int, progress: Callable[[int, int],
         path: the `.rec` file; the `.idx` file of the same name lies beside it.
         image_size: side of the square images in pixels.
         progress: called with (images done, images in all).
+        subset: which part of the images to make.
 
     Raises:
         UserError: a file is missing or damaged, labels are none, or there are too few identities.
@@ -59,6 +63,10 @@ def record_recipe(path: Path, *, image_size: int, progress: Callable[[int, int],
             f" {len(found)}; give the records of a set to train on"
         )
 
+    names = tuple(str(number) for number in found.tolist())
+    chosen, labels, names = subset.choose(labels.astype(np.int64), names, source=str(path))
+    rows = rows[chosen]
+
     def one(index: int) -> Images:
         row = int(rows[index])
         try:
@@ -67,10 +75,12 @@ def record_recipe(path: Path, *, image_size: int, progress: Callable[[int, int],
             raise records.damaged(row, f"holds an image that does not decode ({error})") from error
 
     return Recipe(
-        key=recipe_key(kind="records", version=DECODER_VERSION, files=stamps, image_size=image_size),
+        key=recipe_key(
+            kind="records", version=DECODER_VERSION, files=stamps, image_size=image_size, images=_digest(chosen)
+        ),
         image_size=image_size,
-        labels=labels.astype(np.int64),
-        names=tuple(str(number) for number in found.tolist()),
+        labels=labels,
+        names=names,
         source=str(path),
         blocks=lambda: decoded_blocks(len(rows), one, progress),
     )
@@ -120,6 +130,10 @@ def _image_rows(records: RecordFile, heads: Heads) -> Rows:
         missing = int(np.argmin(consecutive)) if not consecutive.all() else len(records)
         records.row(missing)
     return everything[1:after]
+
+
+def _digest(rows: Rows) -> str:
+    return hashlib.sha256(rows.tobytes()).hexdigest()
 
 
 def _stamps(path: Path) -> _Stamps:

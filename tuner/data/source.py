@@ -5,9 +5,10 @@ from pathlib import Path
 
 from tuner.data.cache import cached, default_cache
 from tuner.data.faces import FaceSet
-from tuner.data.folder import MIN_IDENTITIES, folder_recipe
+from tuner.data.folder import folder_recipe
 from tuner.data.recipe import Recipe
 from tuner.data.records import find_records, record_recipe
+from tuner.data.subset import EVERYTHING, MIN_IDENTITIES, Subset
 from tuner.data.synthetic import synthetic_recipe
 from tuner.errors import UserError
 from tuner.names import SYNTHETIC
@@ -21,6 +22,7 @@ def load_faces(
     images_per_identity: int,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    subset: Subset = EVERYTHING,
 ) -> FaceSet:
     """Return the faces that `source` names, decoded once and then memory-mapped from the cache.
 
@@ -34,6 +36,8 @@ def load_faces(
             user's cache folder.
         progress: called with (images done, images in all) while images are decoded or rendered, and not at all where
             the cache has them.
+        subset: which part of the set to return; nothing else of it is decoded. Of the synthetic people, who are drawn
+            at random as it is, the first ones are taken.
 
     Raises:
         UserError: the source is missing or damaged, holds too few identities, an identity without an image, or an
@@ -42,6 +46,7 @@ def load_faces(
     recipe: Recipe
     if source == SYNTHETIC:
         _check_synthetic(identities, images_per_identity)
+        identities = _rendered_identities(identities, images_per_identity, subset)
         recipe = synthetic_recipe(
             identities=identities, images_per_identity=images_per_identity, image_size=image_size, progress=progress
         )
@@ -49,10 +54,19 @@ def load_faces(
         path = Path(source).expanduser()
         records = find_records(path)
         if records is None:
-            recipe = folder_recipe(path, image_size=image_size, progress=progress)
+            recipe = folder_recipe(path, image_size=image_size, progress=progress, subset=subset)
         else:
-            recipe = record_recipe(records, image_size=image_size, progress=progress)
+            recipe = record_recipe(records, image_size=image_size, progress=progress, subset=subset)
     return cached(recipe, cache=default_cache() if cache is None else cache)
+
+
+def _rendered_identities(identities: int, images_per_identity: int, subset: Subset) -> int:
+    if subset.max_identities is not None:
+        identities = min(identities, subset.max_identities)
+    if subset.max_images is not None:
+        identities = min(identities, subset.max_images // images_per_identity)
+    subset.check(identities, source=SYNTHETIC)
+    return identities
 
 
 def _check_synthetic(identities: int, images_per_identity: int) -> None:

@@ -29,7 +29,7 @@ def fingerprint(
         device: where the run trains.
     """
     # The digests stand for these settings of the data.
-    of_content = {"source", "identities", "images_per_identity", "held_out"}
+    of_content = {"source", "identities", "images_per_identity", "max_identities", "max_images", "held_out"}
     return {
         "code": CODE,
         "config": config.model_dump(mode="json", exclude={"data": of_content, "evaluation": {"times"}}),
