@@ -1,4 +1,4 @@
-"""A part of a set: whole identities by seed, within both limits; the larger contains the smaller; no more is decoded."""
+"""A part of a set: whole identities by seed, within both limits; a larger one holds the smaller; no more is decoded."""
 
 from pathlib import Path
 
