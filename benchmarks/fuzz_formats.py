@@ -155,7 +155,7 @@ def outcome(name: str, seed: int, number: int, folder: Path) -> str:
         return "failed: an error of several lines" if "\n" in str(error) else "refused"
     except KeyboardInterrupt:
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 whatever it is, it is the finding
         return f"failed: {type(error).__name__}: {str(error)[:200]}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
