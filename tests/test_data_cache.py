@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tuner.data import cache as cache_module
 from tuner.data.cache import cached, default_cache
 from tuner.data.faces import FaceSet, Images
 from tuner.data.recipe import Recipe, recipe_key
+from tuner.errors import UserError
 from tuner.names import CACHE_VARIABLE
 
 
@@ -181,3 +183,56 @@ def test_the_default_folder_can_be_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert default_cache() == tmp_path / "here"
     monkeypatch.delenv(CACHE_VARIABLE)
     assert default_cache().name == "fastface-tuner"
+
+
+def large(*, num_images: int) -> Recipe:
+    """Return a recipe of many images that fails when the first one is asked for."""
+
+    def blocks() -> Iterator[Images]:
+        raise AssertionError("an image was decoded")
+
+    labels = np.broadcast_to(np.int64(0), num_images)
+    return Recipe(recipe_key(large=num_images), 112, labels, ("a",), "large.rec", blocks)
+
+
+def free_space(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    usage = shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+
+def test_a_set_larger_than_the_disk_is_refused_before_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MS1MV3 takes 195 GB; the way out is another disk or a part of the set."""
+    free_space(monkeypatch, 60 * 2**30)
+    with pytest.raises(UserError, match=r"`large\.rec` take 181\.5 GiB .*\(60\.0 GiB are free\).*max_identities"):
+        cached(large(num_images=5_179_510), cache=tmp_path / "cache")
+    free_space(monkeypatch, 2**40)
+    with pytest.raises(AssertionError, match="was decoded"):
+        cached(large(num_images=5_179_510), cache=tmp_path / "cache")
+    assert "5179510 faces are decoded once and take 181.5 GiB of the 1024.0 GiB free" in caplog.text
+    assert entries(tmp_path / "cache") == []
+
+
+def test_a_small_set_stays_in_memory_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    free_space(monkeypatch, 10)
+    counted = Counted()
+    assert np.array_equal(cached(counted.recipe, cache=tmp_path).images, counted.images)
+    assert "10 B are free" in caplog.text
+
+
+def test_chosen_identities_stay_on_the_disk(tmp_path: Path) -> None:
+    """What is chosen of a map, and chosen again of that, reads like an array and holds no image in memory."""
+    counted = Counted()
+    stored = cached(counted.recipe, cache=tmp_path)
+    chosen = stored.select([3, 0, 2]).select([0, 1])
+    expected = counted.images[[0, 1, 5, 6]]
+    assert chosen.labels.tolist() == [1, 1, 0, 0]
+    assert not isinstance(chosen.images, np.ndarray)
+    assert (chosen.images.shape, chosen.images.ndim, chosen.images.dtype) == (expected.shape, 4, np.uint8)
+    assert len(chosen.images) == 4
+    assert np.array_equal(np.asarray(chosen.images), expected)
+    for index in (2, slice(1, 3), np.array([3, 0, 3])):
+        assert np.array_equal(chosen.images[index], expected[index])

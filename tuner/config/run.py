@@ -26,14 +26,19 @@ class Strict(BaseModel):
 class DataConfig(Strict):
     """Which faces to train and verify on.
 
-    `source` is a folder `root/identity/image.*` or "synthetic"; `identities` and `images_per_identity` shape the
-    synthetic set only. `held_out` is the share of identities that training never sees and verification uses.
+    `source` is a folder `root/identity/image.*`, an InsightFace set (the folder of `train.rec` and `train.idx`, or the
+    path of a `.rec` file), or "synthetic"; `identities` and `images_per_identity` shape the synthetic set only.
+    `max_identities` and `max_images` (of all identities together) take a part of a large set: whole identities, drawn
+    by `split_seed`, in the order drawn, as long as both limits hold; only they are decoded. `held_out` is the share of
+    identities that training never sees and verification uses; `split_seed` draws them too.
     """
 
     source: str = SYNTHETIC
     image_size: Annotated[int, Field(ge=32, le=224, multiple_of=16)] = 48
     identities: Annotated[int, Field(ge=4)] = 240
     images_per_identity: Annotated[int, Field(ge=2)] = 20
+    max_identities: Annotated[int, Field(ge=4)] | None = None
+    max_images: Annotated[int, Field(ge=20)] | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.4
     split_seed: Annotated[int, Field(ge=0)] = 0
 

@@ -1,1 +1,1 @@
-"""Face images: synthetic or from folders, their splits, pairs and batches."""
+"""Face images: synthetic, from folders or from InsightFace sets; their splits, pairs and batches."""

@@ -4,6 +4,7 @@ An entry is a folder named by the recipe's key, with `images.npy` and `meta.json
 moved into place, so that a reader sees all of it or nothing.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -20,7 +21,9 @@ import platformdirs
 
 from tuner.data.faces import FaceSet, Images
 from tuner.data.recipe import Recipe
+from tuner.errors import UserError
 from tuner.names import CACHE_VARIABLE
+from tuner.sizes import shown
 
 FORMAT_VERSION: Final = 1
 """Enters the name of every entry; raised when a reader of the old form would misread the new one."""
@@ -28,6 +31,11 @@ FORMAT_VERSION: Final = 1
 CHECKED_BYTES: Final = 64 * 2**20
 """Entries up to this size are checked in full when they are opened (tens of milliseconds), larger ones in samples."""
 _SAMPLE_BYTES: Final = 64 * 2**10
+
+MEMORY_BYTES: Final = 2 * 2**30
+"""The largest set that is made in memory where the cache cannot hold it."""
+LARGE_BYTES: Final = 8 * 2**30
+"""From this size on, the log says what is about to be written."""
 
 _IMAGES_FILE: Final = "images.npy"
 _META_FILE: Final = "meta.json"
@@ -44,8 +52,9 @@ def default_cache() -> Path:
 def cached(recipe: Recipe, *, cache: Path) -> FaceSet:
     """Return the faces of `recipe`, from their cache entry where there is a sound one, else made and stored.
 
-    A damaged entry is made again, with a warning in the log. Where the cache cannot be written, the faces are made in
-    memory, with a warning too.
+    A damaged entry is made again, with a warning in the log. Images go to the disk block by block. Where the cache
+    cannot be written, or has no room for them, the faces are made in memory, with a warning too, if they take at most
+    `MEMORY_BYTES`.
 
     Args:
         recipe: what to make.
@@ -53,6 +62,9 @@ def cached(recipe: Recipe, *, cache: Path) -> FaceSet:
 
     Returns:
         Faces whose images are a read-only memory map, or an array where the cache could not be written.
+
+    Raises:
+        UserError: the images are too large for the disk and for memory; known before the first is decoded.
     """
     entry = cache / f"{FORMAT_VERSION}-{recipe.key[:40]}"
     try:
@@ -62,10 +74,17 @@ def cached(recipe: Recipe, *, cache: Path) -> FaceSet:
                 return _open(recipe, entry)
             _log.warning("the cached faces in %s are damaged (%s) and are made again", entry, damage)
             _discard(entry)
+        _check_room(recipe, cache)
         with _new_entry(entry) as folder:
             _write(recipe, folder)
         return _open(recipe, entry)
     except OSError as error:
+        if recipe.num_bytes > MEMORY_BYTES:
+            raise UserError(
+                f"the decoded images of `{recipe.source}` take {shown(recipe.num_bytes)} on disk, but `{cache}` cannot"
+                f" hold them ({error.strerror or error}); name a folder with room in {CACHE_VARIABLE}, or take a part"
+                " of the set with `max_identities` or `max_images`"
+            ) from error
         _log.warning(
             "decoded faces cannot be kept in %s (%s) and stay in memory; set %s to a folder that can be written",
             cache,
@@ -73,6 +92,17 @@ def cached(recipe: Recipe, *, cache: Path) -> FaceSet:
             CACHE_VARIABLE,
         )
         return _in_memory(recipe)
+
+
+def _check_room(recipe: Recipe, cache: Path) -> None:
+    """Raise OSError where the disk has no room for the images; say how large they are where that is much."""
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if recipe.num_bytes > free:
+        raise OSError(errno.ENOSPC, f"{shown(free)} are free")
+    if recipe.num_bytes > LARGE_BYTES:
+        size, room = shown(recipe.num_bytes), shown(free)
+        _log.warning("%d faces are decoded once and take %s of the %s free in %s", recipe.shape[0], size, room, cache)
 
 
 def _in_memory(recipe: Recipe) -> FaceSet:

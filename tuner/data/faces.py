@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,53 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
+class ChosenImages:
+    """Some rows of a stored array of images, gathered when they are asked for, so that a map stays on the disk.
+
+    Stands for the array `stored[rows]`: it is indexed along the first axis, and `np.asarray` gathers all of it.
+    """
+
+    stored: Images
+    rows: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return [N, H, W, 3]."""
+        return (len(self.rows), *self.stored.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        """Return uint8."""
+        return self.stored.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Return 4."""
+        return self.stored.ndim
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Images:
+        return np.asarray(self.stored[self.rows[index]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self.stored[self.rows], dtype=dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class FaceSet:
     """Faces of K identities; the images of one identity need not lie together.
 
     Args:
-        images: uint8 RGB [N, H, W, 3]; may be a read-only memory map.
+        images: uint8 RGB [N, H, W, 3]; may be a read-only memory map, or rows chosen from one.
         labels: int64 [N], the identity of each image, 0 to K - 1.
         names: the K names of the identities.
         digest: SHA-256 in hex of the content, equal for equal images, labels and names wherever they came from.
         source: where they came from, for people to read.
     """
 
-    images: Images
+    images: Images | ChosenImages
     labels: Labels
     names: tuple[str, ...]
     digest: str
@@ -47,9 +83,10 @@ class FaceSet:
         return len(self.names)
 
     def select(self, identities: Sequence[int]) -> "FaceSet":
-        """Return a copy with these identities only, relabelled 0, 1, ... in the order given.
+        """Return the set of these identities only, relabelled 0, 1, ... in the order given.
 
-        Images keep their order. The digest follows from this set's and the selection, without reading the images.
+        Images keep their order; where they are a memory map, they stay on the disk. The digest follows from this set's
+        and the selection, without reading the images.
 
         Raises:
             ValueError: an identity is named twice, or is none of 0 to K - 1.
@@ -62,9 +99,14 @@ class FaceSet:
         labels = new_label[self.labels]
         kept = np.flatnonzero(labels >= 0)
         return FaceSet(
-            images=np.asarray(self.images[kept]),
+            images=self._chosen(kept),
             labels=labels[kept],
             names=tuple(self.names[identity] for identity in chosen),
             digest=hashlib.sha256(json.dumps([self.digest, chosen]).encode()).hexdigest(),
             source=self.source,
         )
+
+    def _chosen(self, rows: NDArray[np.int64]) -> Images | ChosenImages:
+        if isinstance(self.images, ChosenImages):
+            return ChosenImages(self.images.stored, self.images.rows[rows])
+        return ChosenImages(self.images, rows) if isinstance(self.images, np.memmap) else self.images[rows]

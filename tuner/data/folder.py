@@ -1,65 +1,37 @@
 """Faces in a folder `root/identity/image.*`: which images there are, and how one is decoded."""
 
-import os
 import stat
-import struct
 import unicodedata
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from tuner.data.decoder import DECODER_VERSION, UndecodableError, decode_image, decoded_blocks
 from tuner.data.faces import Images
 from tuner.data.recipe import Recipe, recipe_key
+from tuner.data.subset import EVERYTHING, MIN_IDENTITIES, Subset
 from tuner.errors import UserError
 
 IMAGE_SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-MIN_IDENTITIES: Final = 4
-"""Two to train on and two, never seen in training, to verify on."""
-
-DECODER_VERSION: Final = 1
-"""Enters the cache key; raised whenever `decode` would return another image."""
-_BLOCK: Final = 128
-
-# What Pillow is known to raise on files that are not what they say.
-_DECODE_ERRORS: Final = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, MemoryError, struct.error,
-    Image.DecompressionBombError,
-)  # fmt: skip
 
 
 def decode(path: Path, *, image_size: int) -> Images:
-    """Return one image file as RGB, uint8 [image_size, image_size, 3].
-
-    The largest centred square is cut out and resized with a Lanczos filter. Aligned crops are square already and lose
-    nothing; of a portrait (92x112 in ORL) the crop cuts hair and chin, where padding would leave bars that every image
-    of a source has in common. Greyscale becomes RGB, 16 bits become 8, transparency is dropped, and the orientation
-    that a camera noted is applied. The only place that decodes: change the decoder here.
+    """Return one image file as RGB, uint8 [image_size, image_size, 3], as `decode_image` does.
 
     Raises:
         UserError: the file cannot be read, is no image, or does not decode to its end.
     """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # another library may have allowed grey-filled images for the process
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            image = _eight_bit(_upright(opened))
-            side = min(image.size)
-            left, top = (image.width - side) // 2, (image.height - side) // 2
-            square = image.crop((left, top, left + side, top + side)).convert("RGB")
-            resized = square.resize((image_size, image_size), Image.Resampling.LANCZOS)
-    except UnidentifiedImageError:
-        raise _unreadable(path, "it is not an image") from None
-    except _DECODE_ERRORS as error:
-        raise _unreadable(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-    return np.asarray(resized, dtype=np.uint8)
+        return decode_image(path, image_size=image_size)
+    except UndecodableError as error:
+        raise _unreadable(path, str(error)) from error
 
 
-def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int], None] | None = None) -> Recipe:
+def folder_recipe(
+    root: Path, *, image_size: int, progress: Callable[[int, int], None] | None = None, subset: Subset = EVERYTHING
+) -> Recipe:
     """Return how to make the faces of the folder `root`, whose sub-folders are the identities.
 
     1. Identities and images are in the order of their names (by code point, composed), on every file system.
@@ -73,6 +45,7 @@ def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int],
         root: the folder.
         image_size: side of the square images in pixels.
         progress: called with (images done, images in all).
+        subset: which part of the images to make.
 
     Raises:
         UserError: there is no such folder, too few identities, or an identity without an image.
@@ -80,7 +53,6 @@ def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int],
     names: list[str] = []
     labels: list[int] = []
     files: list[Path] = []
-    listing: list[tuple[str, int, int]] = []
     for identity in _sorted(root):
         if not identity.is_dir():
             continue
@@ -95,30 +67,20 @@ def folder_recipe(root: Path, *, image_size: int, progress: Callable[[int, int],
             labels += [len(names)] * len(images)
             names.append(unicodedata.normalize("NFC", identity.name))
             files += images
-            listing += [_stamp(path) for path in images]
     _check_identities(root, names)
+    rows, chosen, chosen_names = subset.choose(np.array(labels, dtype=np.int64), tuple(names), source=str(root))
+    files = [files[row] for row in rows.tolist()]
+    listing = [(f"{path.parent.name}/{path.name}", *file_stamp(path)) for path in files]
     resolved = str(root.resolve())
     key = recipe_key(kind="folder", version=DECODER_VERSION, root=resolved, files=listing, image_size=image_size)
     return Recipe(
         key=key,
         image_size=image_size,
-        labels=np.array(labels, dtype=np.int64),
-        names=tuple(names),
+        labels=chosen,
+        names=chosen_names,
         source=str(root),
-        blocks=lambda: _blocks(files, image_size, progress),
+        blocks=lambda: decoded_blocks(len(files), lambda i: decode(files[i], image_size=image_size), progress),
     )
-
-
-def _blocks(files: list[Path], image_size: int, progress: Callable[[int, int], None] | None) -> Iterator[Images]:
-    def one(path: Path) -> Images:
-        return decode(path, image_size=image_size)
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the GIL
-        for start in range(0, len(files), _BLOCK):
-            block = np.stack(list(pool.map(one, files[start : start + _BLOCK])))
-            yield block
-            if progress is not None:
-                progress(start + len(block), len(files))
 
 
 def _sorted(folder: Path) -> list[Path]:
@@ -139,14 +101,15 @@ def _sorted(folder: Path) -> list[Path]:
     return sorted(visible, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Return size and time of change (ns) of an image; UserError where it cannot be read."""
     try:
         status = path.stat()
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device read without end
         raise _unreadable(path, "it is not a regular file")
-    return f"{path.parent.name}/{path.name}", status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def _check_identities(root: Path, names: list[str]) -> None:
@@ -159,22 +122,6 @@ def _check_identities(root: Path, names: list[str]) -> None:
         f"at least {MIN_IDENTITIES} identities are needed, two to train on and two to verify on, but `{root}` holds"
         f" {len(names)}{hint}"
     )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return the image as the camera was held, or as it is stored where that note is damaged."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except _DECODE_ERRORS:
-        return image
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return 16-bit greyscale as 8-bit, other images as they are: Pillow would clip and not scale it."""
-    if not image.mode.startswith("I"):
-        return image
-    values: NDArray[np.int64] = np.asarray(image).astype(np.int64)
-    return Image.fromarray(np.clip(values // 257, 0, 255).astype(np.uint8))
 
 
 def _unreadable(path: Path, reason: str) -> UserError:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,11 @@ class Recipe:
     def shape(self) -> tuple[int, int, int, int]:
         """Return the shape of all images together, [N, H, W, 3]."""
         return (len(self.labels), self.image_size, self.image_size, 3)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of all images together."""
+        return math.prod(self.shape)
 
     def content_hash(self) -> "hashlib._Hash":
         """Return the running SHA-256 of the content, fed with all but the images; their bytes follow, in order."""

@@ -7,12 +7,13 @@ from tuner.config.run import DataConfig
 from tuner.data.faces import FaceSet
 from tuner.data.source import load_faces
 from tuner.data.split import split_identities
+from tuner.data.subset import Subset
 
 
 def prepare_faces(
     config: DataConfig, *, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> tuple[FaceSet, FaceSet]:
-    """Load the faces that `config` names and split them by identity into those to train on and those to verify on.
+    """Load what `config` names and split it by identity into faces to train on and faces to verify on.
 
     Args:
         config: the data of the run.
@@ -29,5 +30,6 @@ def prepare_faces(
         images_per_identity=config.images_per_identity,
         cache=cache,
         progress=progress,
+        subset=Subset(config.max_identities, config.max_images, seed=config.split_seed),
     )
     return split_identities(faces, held_out=config.held_out, seed=config.split_seed)

@@ -34,7 +34,7 @@ def fingerprint(
         UserError: the weights to start from cannot be read.
     """
     # The digests stand for these settings of the data.
-    of_content = {"source", "identities", "images_per_identity", "held_out"}
+    of_content = {"source", "identities", "images_per_identity", "max_identities", "max_images", "held_out"}
     left_out = {"data": of_content, "model": {"weights"}, "evaluation": {"times"}}
     return {
         "code": CODE,
