@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import pickle
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,9 +77,17 @@ def _call(node: ast.Call) -> Iterator[str]:
 @pytest.mark.parametrize("path", sorted(Path(tuner.__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_module_can_run_code_from_a_file(path: Path) -> None:
     found = offences(path.read_text())
-    if path.name == "checkpoint.py":  # for the error that `torch.load` raises on what it refuses
+    allowed = {
+        # for the error that `torch.load` raises on what it refuses
+        "checkpoint.py": "UnpicklingError",
+        "weights.py": "UnpicklingError",
+        # opcodes, for a reader that calls nothing which a pickle names (tests/test_verification_sets.py)
+        "restricted_pickle.py": r"UnpicklingError|_Unpickler(\.dispatch)?|[A-Z0-9_]+",
+    }
+    if path.name in allowed:
         uses = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-        assert {use for use in uses if use.startswith("pickle.")} == {"pickle.UnpicklingError"}
+        used = {use.removeprefix("pickle.") for use in uses if use.startswith("pickle.")}
+        assert {use for use in used if not re.fullmatch(allowed[path.name], use)} == set()
         found = [each for each in found if not each.endswith(": pickle")]
     assert found == []
 
