@@ -352,7 +352,7 @@ def _bad_inputs(folder: Path) -> None:
 
 def test_help_and_version_of_every_command(command: Callable[..., Outcome]) -> None:
     assert "sweep" in command("--help").out
-    for name in ("sweep", "compare", "spaces"):
+    for name in ("sweep", "compare", "spaces", "sync"):
         outcome = command(name, "--help")
         assert outcome.code == 0
         assert "Example: fastface-tuner" in outcome.out
