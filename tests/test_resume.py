@@ -288,19 +288,6 @@ def test_a_sweep_whose_journal_is_lost_is_not_begun_anew(tmp_path: Path) -> None
         folder.check_free("first")
 
 
-def test_credentials_of_a_store_come_from_the_environment_at_each_start(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made(tmp_path, uri="http://***@127.0.0.1:9")
-    code, _, error = command("resume", "first", capsys=capsys)
-    assert code == 2
-    assert "needs its credentials" in error
-    code, _, error = command("resume", "first", "--tracking-uri", "http://a:secret@127.0.0.1:9", capsys=capsys)
-    assert code == 2
-    assert "does not answer" in error
-    assert "secret" not in error
-
-
 def test_other_faces_than_those_of_the_beginning_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

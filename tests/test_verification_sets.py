@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, roc_curve
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import normalize
 
-from tuner.data.restricted_pickle import RefusedPickleError, read_pickle
+from tuner.data.restricted_pickle import RefusedPickleError, read_plain_data
 from tuner.data.verification_sets import VerificationSet, load_verification_set
 from tuner.errors import UserError
 from tuner.training.verify import flip_sum, verify
@@ -190,10 +190,10 @@ def numpy_array(kind: str, shape: str, content: str) -> bytes:
     ],
 )
 def test_damaged_arrays_are_refused(kind: str, shape: str, content: str) -> None:
-    sound = read_pickle(numpy_array("u1", "(I3\nt", "abc"))
+    sound = read_plain_data(numpy_array("u1", "(I3\nt", "abc"))
     assert sound.values("u1").tobytes() == b"abc"
     with pytest.raises(RefusedPickleError):
-        read_pickle(numpy_array(kind, shape, content)).values("u1", "b1", "i8")
+        read_plain_data(numpy_array(kind, shape, content)).values("u1", "b1", "i8")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_fuzzed_pickles_are_read_or_refused(seed: int, variant: str) -> None:
     for place in rng.integers(0, min(len(data), 400), rng.integers(1, 8)):
         data[place] = rng.choice(opcodes) if rng.random() < 0.7 else rng.integers(256)
     try:
-        read_pickle(bytes(data[: rng.integers(1, len(data) + 1)] if rng.random() < 0.2 else data))
+        read_plain_data(bytes(data[: rng.integers(1, len(data) + 1)] if rng.random() < 0.2 else data))
     except RefusedPickleError as error:
         assert "\n" not in str(error)
 

@@ -137,7 +137,7 @@ class _Unpickler(pickle._Unpickler):
     }
 
 
-def read_pickle(data: bytes) -> Any:
+def read_plain_data(data: bytes) -> Any:
     """Return what a pickle of any protocol, written by Python 2 or 3, holds.
 
     That is bytes (also for the `str` of Python 2), str, int, bool, None, tuples and lists of those, and `PickledArray`

@@ -16,7 +16,7 @@ from tuner.data.decoder import DECODER_VERSION, UndecodableError, decode_image, 
 from tuner.data.faces import ChosenImages, Images
 from tuner.data.folder import decode, file_stamp
 from tuner.data.recipe import Recipe, recipe_key
-from tuner.data.restricted_pickle import PickledArray, RefusedPickleError, read_pickle
+from tuner.data.restricted_pickle import PickledArray, RefusedPickleError, read_plain_data
 from tuner.data.split import NUM_FOLDS, Pairs
 from tuner.errors import UserError
 
@@ -120,7 +120,7 @@ def _listed_set(path: Path, image_size: int, cache: Path, progress: Progress | N
 def _bin_set(path: Path, image_size: int, cache: Path, progress: Progress | None) -> VerificationSet:
     data = _bytes_of(path)
     try:
-        encoded, same = _bin_content(read_pickle(data))
+        encoded, same = _bin_content(read_plain_data(data))
     except RefusedPickleError as error:
         raise UserError(
             f"`{path}` must be a pickle of images and of whether each pair shows one person, but it {error}; get the"

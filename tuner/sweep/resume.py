@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tuner.config.space_file import SpaceFile, load_space
 from tuner.errors import UserError
-from tuner.names import STAGES_DIR, TRACKING_URI_VARIABLE
+from tuner.names import STAGES_DIR
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan
 from tuner.sweep.asked import Asked, Budget
@@ -23,9 +23,8 @@ from tuner.sweep.lock import device_lock, sweep_lock
 from tuner.sweep.run import run_trials
 from tuner.sweep.source import Sharing
 from tuner.sweep.verify import verify_sharing
-from tuner.tracking.runs import reopen_sweep
-from tuner.tracking.store import connect
-from tuner.tracking.uri import redact, resolve_uri
+from tuner.tracking.store import Tracker
+from tuner.tracking.uri import redact, reopen_uri
 
 
 def find_begun(asked: Asked) -> SweepFolder | None:
@@ -57,14 +56,14 @@ def resume_sweep(
         ledger = Ledger.open(folder.journal)
         check_same(asked, ledger.plan, description)
         budget = _budget(asked, description, ended=ledger.num_finished)
-        uri = _uri(description, asked.tracking_uri)
+        uri = reopen_uri(description.tracking_uri, asked.tracking_uri)
         faces = prepare(ledger.plan, console)
         if description.faces not in (None, faces.digest):
             raise UserError(
                 f"a resumed sweep needs the faces that it was begun with, but those in {faces.source} have changed; "
                 "restore them, or begin a new sweep"
             )
-        tracker = connect(uri)
+        tracker = Tracker(uri)  # the store need not be there: what it lacks is sent once it is
         locks.enter_context(device_lock(first_visible(), sweep=folder.path, wait=wait, tell=tell))
         for line in (*ledger.mended, *_mend(folder, ledger, description)):
             tell(line)
@@ -80,7 +79,6 @@ def resume_sweep(
             folder.write(changed, replace=True)
         tell(f"{budget.out_of(ledger.num_finished)} are done")
         sharing = Sharing(None if description.store is None else Path(description.store), description.checkpoint_budget)
-        reopen_sweep(tracker, description.parent_run_id)
         run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console, ending=ending)
         if verify:
             verify_sharing(ledger, folder=folder, num=verify, tracker=tracker, console=console, ending=ending)
@@ -140,19 +138,6 @@ def _mend(folder: SweepFolder, ledger: Ledger, description: SweepDescription) ->
     if description.store is not None and trained and not Path(description.store).exists():
         lines.append(f"the stage store {description.store} is gone; its steps are trained again")
     return lines
-
-
-def _uri(description: SweepDescription, option: str | None) -> str:
-    """Return the tracking store of a sweep, its credentials from the option or the environment."""
-    if option is not None or "***" not in description.tracking_uri:
-        return resolve_uri(option or description.tracking_uri)
-    uri = resolve_uri(None)
-    if redact(uri) != description.tracking_uri:
-        raise UserError(
-            f"the tracking store {description.tracking_uri} needs its credentials, which are not kept; "
-            f"set {TRACKING_URI_VARIABLE} or give --tracking-uri, as when the sweep was begun"
-        )
-    return uri
 
 
 def _meaning(space: SpaceFile) -> dict[str, Any]:

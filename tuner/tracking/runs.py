@@ -127,12 +127,6 @@ def finish(
         tracker.client.set_terminated(run_id, status, now_ms)
 
 
-def reopen_sweep(tracker: Tracker, run_id: str) -> None:
-    """Show a sweep's parent run as running again; UserError where the store has no such run."""
-    with tracker.asked_to("go on with the sweep's run"):
-        tracker.client.update_run(run_id, "RUNNING")
-
-
 def end_abandoned(tracker: Tracker, *, folder: str) -> None:
     """End the parent runs of a sweep folder that still count as running; the caller knows that no process runs them."""
     quote = '"' if "'" in folder else "'"
