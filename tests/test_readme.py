@@ -54,7 +54,9 @@ def test_the_commands_of_the_readme_run_in_its_order(workplace: Path, session_ca
     environment = {**os.environ, "FASTFACE_TUNER_CACHE": str(session_cache)}
     environment.pop("MLFLOW_TRACKING_URI")
     ran = [shlex.split(line)[1:] for line in commands() if line.startswith("fastface-tuner ")]
-    assert {arguments[0] for arguments in ran} == {"sweep", "compare", "spaces", "replay", "scale", "stages"}
+    assert {arguments[0] for arguments in ran} == {
+        "sweep", "compare", "status", "resume", "sync", "spaces", "replay", "scale", "stages",
+    }  # fmt: skip
     for arguments in ran:
         done = subprocess.run(
             tool(arguments), cwd=workplace, env=environment, capture_output=True, text=True, timeout=240
