@@ -48,7 +48,7 @@ class Disk:
         self.free, self.total = free, 10**12
 
     def statvfs(self, _: object) -> Any:
-        return SimpleNamespace(f_bavail=self.free, f_frsize=1, f_blocks=self.total)
+        return SimpleNamespace(f_bavail=self.free, f_bfree=self.free, f_frsize=1, f_blocks=self.total)
 
 
 @pytest.fixture

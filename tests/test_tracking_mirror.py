@@ -4,7 +4,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from tuner.curves import CurvePoint, CurveWriter, read_curve
 from tuner.errors import UserError
+from tuner.evaluations import EvaluationWriter
 from tuner.names import METRIC_LOSS, METRIC_LR, METRIC_RESPONSE, TAG_KIND
 from tuner.tracking.environment import describe_environment
 from tuner.tracking.mirror import CurveMirror
@@ -27,6 +28,12 @@ from tuner.tracking.store import Tracker, connect
 
 KEYS = (METRIC_LOSS, METRIC_LR, METRIC_RESPONSE)
 DATA = DataDescription("orl_faces", "ab" * 32, "/data/orl_faces", {"identities": 40, "images": 400})
+
+
+def write_evaluations(folder: Path, evaluations: Sequence[Mapping[str, float]]) -> None:
+    with EvaluationWriter(folder / "evaluations.jsonl") as writer:
+        for entry in evaluations:
+            writer.write(int(entry["steps"]), {key: value for key, value in entry.items() if key != "steps"})
 
 
 @pytest.fixture
@@ -116,7 +123,7 @@ def test_sweep_and_trials_as_another_client_sees_them(tracker: Tracker, tmp_path
         )  # fmt: skip
         write(tmp_path / f"{number}", curve(0, 60))
         evaluations = [{"steps": 30, "accuracy": 0.5 + number / 7}]
-        (tmp_path / f"{number}" / "evaluations.jsonl").write_text("".join(json.dumps(e) + "\n" for e in evaluations))
+        write_evaluations(tmp_path / f"{number}", evaluations)
         mirror.follow(f"label {number}", trial=trial, folder=tmp_path / f"{number}", texts={"config.yaml": config})
         mirror.finish(
             f"label {number}",
@@ -219,7 +226,7 @@ def test_failed_batches_are_sent_again_without_gaps_or_repeats(
     flaky.before, flaky.after = before, after
     mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.001)
     write(tmp_path, curve(0, 650))  # three batches
-    (tmp_path / "evaluations.jsonl").write_text(json.dumps({"steps": 650, "accuracy": 0.75}) + "\n")
+    write_evaluations(tmp_path, [{"steps": 650, "accuracy": 0.75}])
     mirror.follow("a", trial=trial_run(sweep), folder=tmp_path)
     mirror.finish("a", ending("FINISHED", metrics={"accuracy": 0.75, "final_loss": 0.5}, tags={"note": "kept"}))
     assert not mirror.close(timeout=20)
@@ -317,7 +324,7 @@ def test_resumed_run_gets_only_what_it_lacks(tracker: Tracker, sweep: str, tmp_p
     for stop, status in ((0, "KILLED"), (500, "KILLED"), (510, "KILLED"), (600, "FINISHED")):
         write(tmp_path, curve(0, stop))  # the resumed trial writes its curve anew, and is evaluated again
         evaluations = [{"steps": 500, "accuracy": 0.5}] if stop >= 500 else []
-        (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in evaluations))
+        write_evaluations(tmp_path, evaluations)
         mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01)
         mirror.follow("a", trial=trial_run(sweep), folder=tmp_path, spool=tmp_path)
         wait_until(lambda: [run.info.status for run in trial_runs(tracker.client, sweep)] == ["RUNNING"])

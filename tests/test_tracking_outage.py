@@ -91,16 +91,16 @@ def test_a_server_that_is_killed_and_restarted_gets_the_same_sweep(
     undisturbed: Shown,
     command: Command,
 ) -> None:
-    """It dies while trial 1 trains, is back for trial 5, and dies again before the sweep ends."""
+    """It dies while trial 1 trains, is back for trial 4, and dies again before the sweep ends."""
     sweep = FakeSweep(tmp_path / "sweep", server.uri)
 
     def happen(number: int, steps: int) -> None:
         if (number, steps) == (1, 30):
             wait_until(lambda: len(trial_runs(MlflowClient(server.uri), sweep.parent)) == 2)
             server.kill()
-        if (number, steps) == (5, 30):
+        if (number, steps) == (4, 30):
             server.start()
-            wait_until(lambda: len(trial_runs(MlflowClient(server.uri), sweep.parent)) == 6, seconds=PATIENT_SECONDS)
+            wait_until(lambda: len(trial_runs(MlflowClient(server.uri), sweep.parent)) == 5, seconds=PATIENT_SECONDS)
             server.kill()
 
     sweep.run(happen)
@@ -146,7 +146,7 @@ def test_a_driver_that_is_killed_while_the_server_hangs_leaves_no_gap_and_no_rep
                 driver.kill()
     resumed = FakeSweep(tmp_path / "sweep", server.uri)
     assert [record.state for record in resumed.ledger.trials()][-1] == "RUNNING"
-    resumed.run(lambda number, steps: server.wake() if (number, steps) == (5, 30) else None)
+    resumed.run(lambda number, steps: server.wake() if (number, steps) == (4, 30) else None)
     assert resumed.waited < DRIVER_SECONDS
     resumed.view.close("FINISHED", timeout=PATIENT_SECONDS)
     assert shown(MlflowClient(server.uri), resumed.parent) == undisturbed
