@@ -12,6 +12,7 @@ Exits with 1 where anything was lost, repeated, or is not equal.
 """
 
 import argparse
+import json
 import os
 import random
 import re
@@ -24,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,12 @@ class Place:
 
     def finished(self) -> dict[int, TrialRecord]:
         """Return the trials that have ended."""
-        return {record.number: record for record in self.records() if record.state != "RUNNING"}
+        # What is known of its MLflow run may come after a trial's end.
+        return {
+            record.number: replace(record, run_id=None, mirrored=False)
+            for record in self.records()
+            if record.state != "RUNNING"
+        }
 
     def steps(self) -> int:
         """Return how many training steps are recorded."""
@@ -245,8 +252,14 @@ def resume_seconds(path: Path, finished: int) -> tuple[float, float]:
         ledger.tell(number, value=chance.random(), metrics={"accuracy": 0.5}, steps_executed=40, seconds=3.0)
         ledger.mark_mirrored(number)
     # The sampler is the default one, which learns from all trials; drawing them with it would take minutes.
-    journal = place.sweep.journal.read_bytes()
-    place.sweep.journal.write_bytes(journal.replace(b'"sampler":"random"', b'"sampler":"tpe"'))
+    lines = []
+    for line in place.sweep.journal.read_text().splitlines():
+        record = json.loads(line)
+        if "plan" in record.get("user_attr", {}):
+            record["user_attr"]["plan"]["sampler"] = "tpe"
+            del record["crc32"]  # as in records of Optuna's own tools
+        lines.append(json.dumps(record) + "\n")
+    place.sweep.journal.write_text("".join(lines))
     code = (
         "import os, time, ray; began = time.time(); ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)"
     )

@@ -4,7 +4,7 @@ Random settings of the default space, each trained without a grid and on grids o
 difference of the value to the run without a grid, paired by setting, and the steps that the settings execute when they
 share a store.
 
-    python benchmarks/decision_grid.py --settings 40 --out /tmp/grid
+    python benchmarks/decision_grid.py --settings 40 --out grid_runs
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--space", default="fastface", help="search space")
     parser.add_argument("--steps", type=int, help="steps of a run [default: the space's]")
     parser.add_argument("--settings", type=int, default=40, help="random settings of the space")
-    parser.add_argument("--grids", type=int, nargs="+", default=[200, 100, 50, 25, 12], help="values of G")
+    parser.add_argument("--grids", type=int, nargs="+", default=[100, 50, 30], help="values of G")
     parser.add_argument("--seed", type=int, default=1000, help="of the settings; training is seeded with 0")
     parser.add_argument("--out", type=Path, help="where finished runs are kept, to go on later")
     options = parser.parse_args()

@@ -12,7 +12,7 @@ Seeds differ in the search only: training is seeded with 0 throughout, so every 
 store, while the steps of each search are counted by the very runner on a store of its own (see `laboratory.py`). Ten
 trials, drawn at random, are trained once more without sharing and compared bit for bit.
 
-    python benchmarks/stage_tree.py --seeds 5 --out /tmp/lab       # an hour and more; goes on where it was
+    python benchmarks/stage_tree.py --seeds 5 --out lab       # an hour and more; goes on where it was
     python benchmarks/stage_tree.py --space smoke --trials 12 --seeds 2 --checked 2      # a minute
 """
 
