@@ -20,10 +20,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.config.run import RunConfig
-from tuner.config.space_file import space_from_record, space_record
 from tuner.errors import UserError
 from tuner.files import sync_folder
-from tuner.names import FORMAT_VERSION, Setting
+from tuner.names import Setting
 from tuner.search.cost_aware import Prospect
 from tuner.search.journal import create_journal, cut_unfinished_line, open_journal
 from tuner.search.plan import (
@@ -39,12 +38,11 @@ from tuner.search.plan import (
 )
 from tuner.search.quiet import quiet
 from tuner.search.record import Suggestion
+from tuner.search.recorded_plan import PLAN, STUDY_NAME, plan_record, read_plan
 from tuner.search.samplers import Past, Suggester
 from tuner.search.space import Params
 from tuner.trials import RecordState, TrialRecord
 
-STUDY_NAME: Final = "sweep"
-_PLAN: Final = "plan"
 _RUN: Final = "run"
 _RESULT: Final = "result"
 _RUN_ID: Final = "run_id"
@@ -88,7 +86,7 @@ class Ledger:
         direction = StudyDirection.MAXIMIZE if plan.space.objective.maximize else StudyDirection.MINIMIZE
         with quiet():
             study_id = storage.create_new_study([direction], STUDY_NAME)
-        storage.set_study_user_attr(study_id, _PLAN, _plan_record(plan))
+        storage.set_study_user_attr(study_id, PLAN, plan_record(plan))
         draft.replace(path)
         sync_folder(path.parent)
         return cls(path, open_journal(path), plan, read_only=False)
@@ -101,7 +99,7 @@ class Ledger:
             UserError: no such file, damaged, or not a sweep's.
         """
         storage = open_journal(path)
-        ledger = cls(path, storage, _read_plan(path, storage), read_only=read_only)
+        ledger = cls(path, storage, read_plan(path, storage), read_only=read_only)
         ledger._check_trials()
         if not read_only:
             cut = cut_unfinished_line(path)
@@ -349,40 +347,3 @@ class Ledger:
 def _assigned(trial: FrozenTrial) -> Assignment:
     run = trial.user_attrs[_RUN]
     return Assignment(run["scheduler"], run["settings"], run["base_lr"])
-
-
-def _plan_record(plan: Plan) -> dict[str, Any]:
-    return {
-        "format": FORMAT_VERSION,
-        "steps": plan.steps,
-        "seed": plan.seed,
-        "sampler": plan.sampler,
-        "data": plan.data,
-        "decision_grid": plan.decision_grid,
-        "cost_aware": plan.cost_aware,
-        **space_record(plan.space),
-    }
-
-
-def _read_plan(path: Path, storage: JournalStorage) -> Plan:
-    studies = {study.study_name: study for study in storage.get_all_studies()}
-    record = studies[STUDY_NAME].user_attrs.get(_PLAN) if STUDY_NAME in studies else None
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: an Optuna journal, but not of a sweep of this tool; give the folder of a sweep")
-    if record.get("format") != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: written in format {record.get('format')}, but this version reads format {FORMAT_VERSION}; "
-            "use the version of fastface-tuner that made the sweep"
-        )
-    try:
-        return Plan(
-            space=space_from_record(record),
-            steps=record["steps"],
-            seed=record["seed"],
-            sampler=record["sampler"],
-            data=record["data"],
-            decision_grid=record["decision_grid"],
-            cost_aware=record["cost_aware"],
-        )
-    except KeyError as error:
-        raise UserError(f"{path}: the sweep's plan lacks {error}; restore the file from a copy") from error
