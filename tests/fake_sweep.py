@@ -25,7 +25,8 @@ from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.jobs import Job
 from tuner.sweep.source import Sharing, SweepSource
 from tuner.sweep.view import RunView
-from tuner.tracking.runs import DataDescription, start_sweep
+from tuner.tracking.environment import DataDescription
+from tuner.tracking.runs import start_sweep
 from tuner.tracking.store import Tracker, connect
 from tuner.tracking.uri import redact
 from tuner.trials import TrialRecord

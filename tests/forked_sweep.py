@@ -16,11 +16,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from plain_executor import execute, running_ray
+import pytest
+from plain_executor import stand_in
 from rich.console import Console
 
-import tuner.sweep.executor
 import tuner.sweep.run
+import tuner.sweep.trial_process
+import tuner.sweep.view
 from tuner.names import TRACKING_URI_VARIABLE
 from tuner.stages.files import ROW_BYTES, STEPS_FILE
 from tuner.sweep.asked import Asked
@@ -61,7 +63,7 @@ def sweep(*, share: bool) -> None:
 
 def main() -> None:
     """Run one sweep after another."""
-    tuner.sweep.executor.execute, tuner.sweep.executor.running_ray = execute, running_ray
+    stand_in(pytest.MonkeyPatch())
     tuner.sweep.run.num_cores = lambda: 1  # two threads would wait for each other on a busy machine
     moments = random.Random(int(sys.argv[1]))  # noqa: S311
     for each in sys.argv[2:]:

@@ -1,21 +1,23 @@
 """Run trials one after another in this process: stands in for `tuner.sweep.executor`, without Ray's start."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tuner.sweep import executor
 from tuner.sweep.ending import Ending
 from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED, TrialSource
+from tuner.sweep.ray_processes import RayProcesses
 
 
-@contextmanager
-def running_ray(ending: Ending) -> Iterator[None]:
-    """Do nothing: there is none."""
-    yield
+def stand_in(patch: pytest.MonkeyPatch) -> None:
+    """Let sweeps run their trials here, and start no Ray."""
+    patch.setattr(executor, "execute", execute)
+    patch.setattr(RayProcesses, "begin", lambda _: None)
 
 
-def execute(source: TrialSource, trainable: Any, *, ending: Ending) -> None:
+def execute(source: TrialSource, trainable: Any, *, ending: Ending, processes: RayProcesses) -> None:
     """Run the source's trials, each by an actor of its own; `trainable` need not be a Tune one."""
     stop_file = Path("stop")
     stop_file.unlink(missing_ok=True)

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
-from plain_executor import execute, running_ray
+from plain_executor import stand_in
 from rich.console import Console
 
 from tuner.errors import UserError
 from tuner.search.ledger import Ledger
-from tuner.sweep import executor
 from tuner.sweep.asked import Asked, Budget
 from tuner.sweep.begin import new_sweep
 from tuner.sweep.ending import Ending
@@ -68,8 +67,7 @@ def test_what_is_reached_first_ends_a_sweep_and_a_running_trial_does_not_count(
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(executor, "execute", execute)
-    monkeypatch.setattr(executor, "running_ray", running_ray)
+    stand_in(monkeypatch)
     (tmp_path / "space.yaml").write_text(SPACE)
     return tmp_path
 

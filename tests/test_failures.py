@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
-from plain_executor import execute, running_ray
+from plain_executor import stand_in
 from rich.console import Console
 
 from tuner.config.run import RunConfig
@@ -20,7 +20,7 @@ from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan
 from tuner.stages.shelf import StepCounts
 from tuner.stages.trial import TrialProgress
-from tuner.sweep import trainable
+from tuner.sweep import trial_process
 from tuner.sweep.asked import Asked
 from tuner.sweep.ending import Ending
 from tuner.sweep.failures import failure
@@ -82,12 +82,14 @@ def progress(steps: int, *, finished: bool = False) -> TrialProgress:
     )
 
 
-def actor_of(trial: Iterator[TrialProgress], folder: Path, monkeypatch: pytest.MonkeyPatch) -> trainable.TrialActor:
-    monkeypatch.setattr(trainable, "run_trial", lambda *_, **__: trial)
-    actor = trainable.TrialActor.__new__(trainable.TrialActor)
+def process_of(
+    trial: Iterator[TrialProgress], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> trial_process.TrialProcess:
+    monkeypatch.setattr(trial_process, "run_trial", lambda *_, **__: trial)
+    process = trial_process.TrialProcess()
     places = {"folder": str(folder), "store": str(folder / "stages"), STOP_FILE: str(folder / "stop")}
-    actor.setup({"run": CONFIG.to_dict(), "threads": 1, "label": "x", "checkpoint_budget": 0, **places})
-    return actor
+    process.begin({"run": CONFIG.to_dict(), "threads": 1, "label": "x", "checkpoint_budget": 0, **places})
+    return process
 
 
 @pytest.mark.parametrize("error", [DivergedError("the loss must stay finite"), torch.OutOfMemoryError("CUDA")])
@@ -103,22 +105,22 @@ def test_nothing_of_a_failed_trial_stays_in_memory(
         yield progress(5)
         raise error
 
-    actor = actor_of(trial(), tmp_path, monkeypatch)
-    result = actor.step()
-    error.__traceback__ = None  # this test holds it, the actor does not
+    process = process_of(trial(), tmp_path, monkeypatch)
+    result = process.step()
+    error.__traceback__ = None  # this test holds it, the process does not
     assert held[0]() is None
     known = isinstance(error, DivergedError)
     assert (result[FAILED], result["done"]) == (failure(error, CONFIG).reason, known)
     assert (result["steps_executed"], result["steps_repeated"], result["steps_shared"]) == (4, 1, 2)
     if not known:
         with pytest.raises(RuntimeError, match="memory"):
-            actor.step()  # so that Tune ends the process
+            process.step()  # so that Tune ends the process
 
 
 def test_steps_trained_before_an_interruption_count_as_the_trials_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = actor_of(iter([progress(10, finished=True)]), tmp_path, monkeypatch).step()
+    result = process_of(iter([progress(10, finished=True)]), tmp_path, monkeypatch).step()
     assert (result["steps_executed"], result["steps_repeated"], result["steps_shared"]) == (9, 1, 2)
     assert result["done"]
 
@@ -135,7 +137,7 @@ def test_an_actor_that_is_asked_to_stop_closes_its_trial(tmp_path: Path, monkeyp
             closed.append(steps)
             raise OSError("the disk is full")
 
-    result = actor_of(trial(), tmp_path, monkeypatch).step()
+    result = process_of(trial(), tmp_path, monkeypatch).step()
     assert result == {STOPPED: True, "done": True}
     assert closed == [5]
 
@@ -204,10 +206,7 @@ def sweep(
     tmp_path: Path, mlflow_store: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ledger]:
     """Return a function that runs a sweep without Ray and returns its ledger."""
-    from tuner.sweep import executor
-
-    monkeypatch.setattr(executor, "execute", execute)
-    monkeypatch.setattr(executor, "running_ray", running_ray)
+    stand_in(monkeypatch)
     tracker = connect(mlflow_store(tmp_path))
 
     def run(space: str, *, trials: int, good: tuple[str, ...] = (), share: bool = True) -> Ledger:

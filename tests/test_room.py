@@ -28,7 +28,7 @@ from tuner.search.plan import make_plan
 from tuner.stages.shelf import Recorder
 from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, run_trial
-from tuner.sweep import trainable
+from tuner.sweep import trial_process
 from tuner.sweep.asked import Budget
 from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.source import Sharing, SweepSource
@@ -193,9 +193,10 @@ def test_the_actor_tells_such_an_end_apart_from_a_failure_and_the_sweep_keeps_th
         raise NoRoomError("the disk must have room")
         yield
 
-    monkeypatch.setattr(trainable, "run_trial", stuck)
+    monkeypatch.setattr(trial_process, "run_trial", stuck)
     run = config("4,8").to_dict()
-    actor = trainable.TrialActor(
+    process = trial_process.TrialProcess()
+    process.begin(
         {
             "run": run,
             "folder": str(tmp_path),
@@ -206,7 +207,7 @@ def test_the_actor_tells_such_an_end_apart_from_a_failure_and_the_sweep_keeps_th
             "stop": str(tmp_path / "stop"),
         }
     )
-    result = actor.step()
+    result = process.step()
     logging.getLogger("tuner").handlers.clear()
     assert result["done"]
     assert "failed" not in result

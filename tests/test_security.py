@@ -28,8 +28,9 @@ from tuner.search.ledger import Ledger
 from tuner.stages.store import StageStore
 from tuner.stages.upkeep import prune
 from tuner.sweep.ending import Ending
-from tuner.sweep.executor import execute, running_ray
+from tuner.sweep.executor import execute
 from tuner.sweep.jobs import Job
+from tuner.sweep.ray_processes import RayProcesses
 
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 LOADS = {"json", "yaml", "torch", "np", "numpy"}
@@ -312,8 +313,9 @@ def test_whatever_a_sweep_serves_listens_on_loopback_only_and_wants_a_token() ->
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     source, ending = Listening(), Ending()
     try:
-        with running_ray(ending):
-            execute(source, Quick, ending=ending)
+        with RayProcesses(ending) as processes:
+            processes.begin()
+            execute(source, Quick, ending=ending, processes=processes)
     finally:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
         ray.shutdown()

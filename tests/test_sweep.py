@@ -365,7 +365,17 @@ def test_spaces_lists_the_shipped_files(command: Callable[..., Outcome]) -> None
     assert all(entry["question"].endswith("?") for entry in listed)
 
 
-def test_help_imports_no_large_library() -> None:
-    heavy = ("torch", "ray", "mlflow", "optuna", "numpy")
-    probe = f"import sys, tuner.cli.main; print([name for name in {heavy} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("tuner.cli.main", ("torch", "ray", "mlflow", "optuna", "numpy")),
+        ("tuner.sweep.resume", ("torch", "ray", "mlflow")),  # so that Ray starts early
+        (
+            "tuner.sweep.trainable",
+            ("torch", "mlflow", "optuna"),
+        ),  # so that the driver needs no torch, the actor no MLflow
+    ],
+)
+def test_a_start_imports_no_large_library_that_it_does_not_need(module: str, heavy: tuple[str, ...]) -> None:
+    probe = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout.strip() == "[]"

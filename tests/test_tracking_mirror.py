@@ -19,10 +19,10 @@ from tuner.curves import CurvePoint, CurveWriter, read_curve
 from tuner.errors import UserError
 from tuner.evaluations import EvaluationWriter
 from tuner.names import METRIC_LOSS, METRIC_LR, METRIC_RESPONSE, TAG_KIND
-from tuner.tracking.environment import describe_environment
+from tuner.tracking.environment import DataDescription, describe_environment
 from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.outbox import Ending, Outbox, Row
-from tuner.tracking.runs import DataDescription, Status, TrialRun, finish, start_sweep, trial_name
+from tuner.tracking.runs import Status, TrialRun, finish, start_sweep, trial_name
 from tuner.tracking.spool import Spool
 from tuner.tracking.store import Tracker, connect
 

@@ -11,9 +11,10 @@ from tracking_server import TrackingServer
 
 from tuner.curves import CurvePoint, CurveWriter
 from tuner.names import METRIC_LOSS, METRIC_LR
+from tuner.tracking.environment import DataDescription
 from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.outbox import Ending
-from tuner.tracking.runs import DataDescription, finish, start_sweep
+from tuner.tracking.runs import finish, start_sweep
 from tuner.tracking.store import connect
 
 SECRET = "5ecret"  # noqa: S105

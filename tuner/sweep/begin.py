@@ -1,7 +1,6 @@
 """Start a sweep: everything that can be wrong is found before anything is made, then the trials run."""
 
 import json
-import re
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from tuner.config.space_file import load_space
 from tuner.errors import UserError
-from tuner.names import STAGES_DIR, SWEEPS_DIR, TAG_FOLDER
+from tuner.names import STAGES_DIR, TAG_FOLDER
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan
 from tuner.sizes import num_bytes
@@ -21,7 +20,7 @@ from tuner.sweep.data import absolute_data, prepare
 from tuner.sweep.devices import first_visible, gpus
 from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.ending import Ending
-from tuner.sweep.folder import SweepDescription, SweepFolder
+from tuner.sweep.folder import SweepDescription, new_folder
 from tuner.sweep.lock import device_lock, sweep_lock
 from tuner.sweep.run import run_trials
 from tuner.sweep.source import Sharing
@@ -130,15 +129,6 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
         if verify:
             verify_sharing(ledger, folder=folder, num=verify, tracker=tracker, console=console, ending=ending)
     return ledger
-
-
-def new_folder(name: str, out: Path | None) -> SweepFolder:
-    """Return the folder of a sweep to be; UserError where the name cannot be one."""
-    if not re.fullmatch(r"[\w][\w.\- ]*", name):
-        raise UserError(
-            f"a sweep's name must be letters, digits, spaces, '.', '-' and '_', but got {name!r}; use another --name"
-        )
-    return SweepFolder(out or Path(SWEEPS_DIR) / name)
 
 
 def sharing_of(asked: Asked) -> Sharing:

@@ -9,7 +9,7 @@ from rich.progress import Progress
 from tuner.errors import UserError
 from tuner.names import SYNTHETIC
 from tuner.search.plan import Plan
-from tuner.tracking.runs import DataDescription
+from tuner.tracking.environment import DataDescription
 from tuner.training.faces import prepare_faces
 
 

@@ -38,7 +38,7 @@ class Ending:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {each: signal.getsignal(each) for each in (*_SIGNALS, signal.SIGALRM)}
-            self._listen()
+            self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -84,12 +84,12 @@ class Ending:
             yield
         finally:
             signal.signal = _set_handler
-            if self._before and self.received is None:
-                self._listen()  # Ray's compiled code has taken them too
 
-    def _listen(self) -> None:
-        for each in _SIGNALS:
-            _set_handler(each, self._receive)
+    def listen(self) -> None:
+        """Take the signals again, where compiled code may have taken them; for the main thread."""
+        if self._before and self.received is None:
+            for each in _SIGNALS:
+                _set_handler(each, self._receive)
 
     def _receive(self, number: int, _: object) -> None:
         self.received = number

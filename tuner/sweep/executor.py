@@ -4,12 +4,10 @@ Tune executes and remembers nothing that matters: what to run next, and what cam
 `TrialSource`. Tune's own experiment folder is thrown away.
 """
 
-import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,21 +16,9 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from tuner.sweep.ending import Ending
-from tuner.sweep.guard import Guard, scratch_prefix
-from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED, TrialSource
-
-_SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard copies of every result
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the ledger is the record; Tune's snapshots would only cost time
-    "TUNE_WARN_THRESHOLD_S": "60",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C comes out of `execute` as KeyboardInterrupt
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",  # a trial is the machine's main job: at Ray's 15 any other process would starve it
-    "GOMP_SPINCOUNT": "1000",  # threads that wait sleep soon, so that a busy machine slows a trial down, not to a halt
-}
-
+from tuner.sweep.guard import scratch_prefix
+from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED, Job, TrialSource
+from tuner.sweep.ray_processes import RayProcesses, apply_settings
 
 _SIGNAL_SECONDS = 0.5
 """A signal for all processes of a job or a machine may reach the trial's process so much before this one."""
@@ -54,10 +40,17 @@ class _Feed(Searcher):
         self._stop_file = stop_file
         self._numbers: dict[str, int] = {}
         self._failures: dict[str, dict[str, Any]] = {}
+        self._ahead: list[Job | None] = []
         self.error: BaseException | None = None
 
+    def look_ahead(self) -> None:
+        """Ask for the first trial before Tune does."""
+        self._ahead.append(self._ask(self._source.next_trial))
+
     def suggest(self, trial_id: str) -> Any:
-        job = None if self._ending.received else self._ask(self._source.next_trial)
+        job = None
+        if not self._ending.received:
+            job = self._ahead.pop() if self._ahead else self._ask(self._source.next_trial)
         if job is None or self._ending.received:
             return Searcher.FINISHED
         self._numbers[trial_id] = job.number
@@ -98,41 +91,25 @@ class _Feed(Searcher):
         return {}
 
 
-@contextmanager
-def running_ray(ending: Ending) -> Iterator[None]:
-    """Start Ray, and end all of its processes with the block; where it runs already, it is its starter's to end."""
-    if ray.is_initialized():
-        yield
-        return
-    _apply_settings()
-    with Guard():
-        with ending.kept():
-            ray.init(
-                address="local",
-                num_cpus=1,  # Ray would start an idle process for every further core
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        ending.check()
-        try:
-            yield
-        finally:
-            ray.shutdown()
+def execute(
+    source: TrialSource, trainable: type[tune.Trainable], *, ending: Ending, processes: RayProcesses | None = None
+) -> None:
+    """Run the source's trials one after another; all of one GPU is given to each where there is one.
 
-
-def execute(source: TrialSource, trainable: type[tune.Trainable], *, ending: Ending) -> None:
-    """Run the source's trials one after another; all of one GPU is given to each where there is one. Ray must run.
+    Ray must run, or be about to: while `processes` start, the source is asked for the first trial.
 
     `trainable` is a class `tune.Trainable` with `reset_config`, as `tuner.sweep.jobs` describes. Whatever `source`
     raises comes out here. What `ending` receives comes out too, once the running trial has left a checkpoint; the
     source hears nothing more of that trial.
     """
-    _apply_settings()
+    apply_settings()
     with tempfile.TemporaryDirectory(prefix=scratch_prefix(os.getpid()), ignore_cleanup_errors=True) as scratch:
         stop_file = Path(scratch) / STOP_FILE
         feed = _Feed(source, ending, stop_file)
         with ending.gentle(stop_file.touch):
+            feed.look_ahead()
+            if processes is not None:
+                processes.wait()
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": 1 if _gpus() else 0}),
                 tune_config=tune.TuneConfig(
@@ -148,14 +125,6 @@ def execute(source: TrialSource, trainable: type[tune.Trainable], *, ending: End
     ending.check()
     if feed.error is not None:
         raise feed.error
-
-
-def _apply_settings() -> None:
-    for key, value in _SETTINGS.items():
-        os.environ.setdefault(key, value)
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the same in the actor as here
-    for noisy in ("ray", "ray.tune"):  # a trial's failure is told once, by us
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 def _gpus() -> float:

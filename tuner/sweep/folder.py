@@ -1,6 +1,7 @@
 """The folder of one sweep: where its files are, and what `sweep.yaml` says about it beyond the ledger."""
 
 import os
+import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -125,6 +126,15 @@ class SweepFolder:
             problem = error.errors()[0]
             place = ".".join(map(str, problem["loc"]))
             raise UserError(f"{self.description} is damaged at {place!r}: {problem['msg']}; restore it") from None
+
+
+def new_folder(name: str, out: Path | None) -> SweepFolder:
+    """Return the folder of a sweep to be; UserError where the name cannot be one."""
+    if not re.fullmatch(r"[\w][\w.\- ]*", name):
+        raise UserError(
+            f"a sweep's name must be letters, digits, spaces, '.', '-' and '_', but got {name!r}; use another --name"
+        )
+    return SweepFolder(out or Path(SWEEPS_DIR) / name)
 
 
 def find_sweep(sweep: str) -> SweepFolder:

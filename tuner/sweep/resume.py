@@ -14,15 +14,13 @@ from tuner.names import STAGES_DIR
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan
 from tuner.sweep.asked import Asked, Budget
-from tuner.sweep.begin import new_folder
 from tuner.sweep.data import absolute_data, prepare
 from tuner.sweep.devices import first_visible
 from tuner.sweep.ending import Ending
-from tuner.sweep.folder import SweepDescription, SweepFolder
+from tuner.sweep.folder import SweepDescription, SweepFolder, new_folder
 from tuner.sweep.lock import device_lock, sweep_lock
 from tuner.sweep.run import run_trials
 from tuner.sweep.source import Sharing
-from tuner.sweep.verify import verify_sharing
 from tuner.tracking.store import Tracker
 from tuner.tracking.uri import redact, reopen_uri
 
@@ -81,6 +79,8 @@ def resume_sweep(
         sharing = Sharing(None if description.store is None else Path(description.store), description.checkpoint_budget)
         run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console, ending=ending)
         if verify:
+            from tuner.sweep.verify import verify_sharing
+
             verify_sharing(ledger, folder=folder, num=verify, tracker=tracker, console=console, ending=ending)
     return ledger
 

@@ -1,8 +1,7 @@
 """Run the trials that a sweep still lacks, whether it is new or goes on."""
 
-from contextlib import ExitStack
 from threading import Lock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
@@ -11,11 +10,14 @@ from tuner.search.ledger import Ledger
 from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepFolder
 from tuner.sweep.progress import ConsoleProgress, describe
+from tuner.sweep.ray_processes import RayProcesses
 from tuner.sweep.source import Sharing, SweepSource
-from tuner.sweep.view import RunView
 from tuner.tracking.environment import num_cores
-from tuner.tracking.runs import Status
 from tuner.tracking.store import Tracker
+
+if TYPE_CHECKING:
+    from tuner.sweep.view import RunView
+    from tuner.tracking.runs import Status
 
 LAST_SENDING_SECONDS: Final = 60.0
 """At its end, a sweep waits at most so long for the tracking store to take what is left."""
@@ -42,37 +44,42 @@ def run_trials(
     """
     budget = folder.read().budget
     objective = ledger.plan.space.objective
-    view = RunView(ledger, folder=folder, tracker=tracker)
-    view.sweep_runs()
-    with ConsoleProgress(
-        console,
-        budget=budget,
-        steps=ledger.plan.steps,
-        maximize=objective.maximize,
-        metric=objective.metric,
-        ended=[record for record in ledger.trials() if record.state != "RUNNING"],
-    ) as progress:
-        source = SweepSource(
-            ledger,
-            budget=budget,
-            folder=folder,
-            view=view,
-            progress=progress,
-            threads=num_cores(),
-            sharing=sharing,
-        )
-        closing = _Closing(source, view, ledger=ledger, folder=folder, progress=progress)
-        # Where the sweep is interrupted, Ray goes last: it may take its time over that.
-        with ExitStack() as ray, ending.closing(closing):
-            if budget.spent(ledger.trials()) < 1:
-                # Ray and torch take seconds to import, which bad input should not have to wait for.
-                from tuner.sweep.executor import execute, running_ray
-                from tuner.sweep.trainable import TrialActor
+    # Where the sweep is interrupted, Ray goes last: it may take its time over that.
+    with RayProcesses(ending) as processes:
+        trials_left = budget.spent(ledger.trials()) < 1
+        if trials_left:
+            processes.begin()
+        # MLflow and Tune take seconds to import, which bad input should not have to wait for; Ray starts meanwhile.
+        from tuner.sweep.view import RunView
 
-                ray.enter_context(running_ray(ending))
-                execute(source, actor or TrialActor, ending=ending)
-                ray.close()  # and gives the GPU back before MLflow takes what is left
-            closing.status = "FINISHED" if ledger.best() is not None and source.cause is None else "FAILED"
+        view = RunView(ledger, folder=folder, tracker=tracker)
+        view.sweep_runs()
+        with ConsoleProgress(
+            console,
+            budget=budget,
+            steps=ledger.plan.steps,
+            maximize=objective.maximize,
+            metric=objective.metric,
+            ended=[record for record in ledger.trials() if record.state != "RUNNING"],
+        ) as progress:
+            source = SweepSource(
+                ledger,
+                budget=budget,
+                folder=folder,
+                view=view,
+                progress=progress,
+                threads=num_cores(),
+                sharing=sharing,
+            )
+            closing = _Closing(source, view, ledger=ledger, folder=folder, progress=progress)
+            with ending.closing(closing):
+                if trials_left:
+                    from tuner.sweep.executor import execute
+                    from tuner.sweep.trainable import TrialActor
+
+                    execute(source, actor or TrialActor, ending=ending, processes=processes)
+                    processes.end()  # and gives the GPU back before MLflow takes what is left
+                closing.status = "FINISHED" if ledger.best() is not None and source.cause is None else "FAILED"
     for line in summary(ledger, folder):
         console.print(line, highlight=False, soft_wrap=True)
     if source.cause is not None:
@@ -85,7 +92,7 @@ class _Closing:
     def __init__(
         self,
         source: SweepSource,
-        view: RunView,
+        view: "RunView",
         *,
         ledger: Ledger,
         folder: SweepFolder,

@@ -19,11 +19,11 @@ from tuner.sweep.asked import Budget
 from tuner.sweep.folder import SweepFolder
 from tuner.sweep.jobs import FAILED, NO_ROOM, Job
 from tuner.sweep.progress import ProgressView
-from tuner.sweep.view import RunView
 from tuner.trials import TrialRecord
 
 if TYPE_CHECKING:
     from tuner.sweep.known_ground import KnownGround
+    from tuner.sweep.view import RunView
 
 LOST_PROCESS: Final = (
     "the trial's process ended without a result: killed from outside, or the host out of memory; "
@@ -83,7 +83,7 @@ class SweepSource:
         *,
         budget: Budget,
         folder: SweepFolder,
-        view: RunView,
+        view: "RunView",
         progress: ProgressView,
         threads: int,
         sharing: Sharing,

@@ -1,153 +1,37 @@
-"""The actor that Ray Tune keeps alive from trial to trial: it turns a trial's generator into Tune results."""
+"""The actor that Ray Tune keeps alive from trial to trial. Torch comes with its first trial, not into the driver."""
 
-import logging
 import signal
-import time
-from collections.abc import Generator
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from ray import tune
 
-from tuner.config.run import RunConfig
-from tuner.errors import NoRoomError
-from tuner.stages.store import StageStore
-from tuner.stages.trial import TrialProgress, run_trial
-from tuner.sweep.failures import Failure, failure
-from tuner.sweep.jobs import FAILED, NO_ROOM, STOP_FILE, STOPPED
-from tuner.training.determinism import is_deterministic, set_deterministic
-
-REPORT_SECONDS = 0.5
-"""How often a trial reports: often enough for a person to watch, too seldom to cost anything."""
+if TYPE_CHECKING:
+    from tuner.sweep.trial_process import TrialProcess
 
 
 class TrialActor(tune.Trainable):
-    """Runs one trial after another in one process.
+    """Runs one trial after another in one process; `TrialProcess.begin` says what the config of a trial is."""
 
-    The config of a trial is `{"run": RunConfig as a dict, "folder": its folder, "threads": CPU threads, "label": its
-    name in the stage store, "store": that store's folder or None, "checkpoint_budget": bytes}` and the executor's stop
-    file.
-
-    A trial that fails in a known way reports so as its last result, and the process and its warm imports live on. After
-    any other exception the state of the process is anyone's guess, and its memory may be held by what is left of the
-    trial: the next trial gets a fresh one.
-    """
-
-    _progress: Generator[TrialProgress] | None = None
-    _last: TrialProgress | None = None
-    _store: tuple[str, StageStore] | None = None
-    _failure: Failure | None = None
-    _config: RunConfig
-    _stop_file: Path
-    _messages: "Messages"
-    _deterministic: bool
+    _process: "TrialProcess"
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start with the first trial's config."""
+        from tuner.sweep.trial_process import TrialProcess
+
         # A signal may go to all processes of a job or a machine; when to stop, this one hears from the sweep's.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._messages = Messages()
-        logging.getLogger("tuner").addHandler(self._messages)
-        self.reset_config(config)
+        self._process = TrialProcess()
+        self._process.begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Leave the trial before, release its memory, and make the next one ready."""
-        self.cleanup()
-        torch.set_num_threads(new_config["threads"])
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        set_deterministic(device)
-        self._deterministic = is_deterministic(device)
-        self._stop_file = Path(new_config[STOP_FILE])
-        self._config = RunConfig.model_validate(new_config["run"])
-        self._progress = run_trial(
-            self._config,
-            Path(new_config["folder"]),
-            device=device,
-            store=self._open_store(new_config),
-            label=new_config["label"],
-        )
+        """Go on with the next trial."""
+        self._process.begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Train for about half a second, or to the next evaluation, and report."""
-        if self._failure is not None:
-            raise RuntimeError(self._failure.reason)  # it was reported before; this makes Tune end the process
-        try:
-            stopped = self._train()
-        except NoRoomError as error:
-            return {NO_ROOM: str(error), "done": True}
-        except Exception as error:  # noqa: BLE001 - one trial's failure is one trial's
-            found = failure(error, self._config)
-        else:
-            return {STOPPED: True, "done": True} if stopped or self._last is None else self._report(self._last)
-        # Out of reach of the exception, whose traceback holds on to all that the trial had.
-        self._failure = None if found.known else found
-        counts = {} if self._last is None else self._report(self._last)
-        self.cleanup()
-        return {**counts, FAILED: found.reason, "traceback": found.traceback, "done": found.known}
+        return self._process.step()
 
     def cleanup(self) -> None:
-        """Close the trial's files, after a checkpoint where it was broken off, and give its memory back."""
-        if self._progress is not None:
-            self._progress.close()
-            self._progress = None
-        self._last = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _train(self) -> bool:
-        """Return whether the trial was asked to stop, and did."""
-        assert self._progress is not None  # noqa: S101 - Tune calls setup first
-        deadline = time.monotonic() + REPORT_SECONDS
-        while not self._stop_file.exists():
-            self._last = last = next(self._progress)
-            if last.finished or last.metrics or time.monotonic() >= deadline:
-                return False
-        with suppress(Exception):  # whatever keeps it from leaving a checkpoint, its steps are recorded
-            self.cleanup()
-        return True
-
-    def _report(self, last: TrialProgress) -> dict[str, Any]:
-        return {
-            "steps": last.steps,
-            "loss": last.loss,
-            "lr": last.lr,
-            "metrics": list(last.metrics.items()),  # pairs, since Tune takes nested dicts apart
-            # What was trained before an interruption is this trial's too.
-            "steps_executed": last.counts.executed + last.counts.resumed,
-            "steps_repeated": last.counts.repeated,
-            "steps_shared": last.counts.shared,
-            "shared_with": list(last.shared_with.items()),
-            "shelf": last.shelf,
-            "messages": self._messages.take(),
-            "deterministic": self._deterministic,
-            "done": last.finished,
-        }
-
-    def _open_store(self, config: dict[str, Any]) -> StageStore | None:
-        """Return the stage store, the same object for all trials that use it: it knows what it has read."""
-        if config["store"] is None:
-            return None
-        if self._store is None or self._store[0] != config["store"]:
-            budget = config["checkpoint_budget"]
-            self._store = config["store"], StageStore(Path(config["store"]), checkpoint_budget=budget)
-        return self._store[1]
-
-
-class Messages(logging.Handler):
-    """Keeps what the actor's process has to say until the next result takes it to the person who watches."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep one message."""
-        self._texts.append(record.getMessage())
-
-    def take(self) -> list[str]:
-        """Return the messages since the last call."""
-        taken, self._texts = self._texts, []
-        return taken
+        """Leave the trial, after a checkpoint where it was broken off."""
+        self._process.close()

@@ -20,6 +20,7 @@ from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepFolder
 from tuner.sweep.jobs import FAILED, NO_ROOM, Job
 from tuner.sweep.progress import PLAIN_SECONDS
+from tuner.sweep.ray_processes import RayProcesses
 from tuner.tracking.environment import num_cores
 from tuner.tracking.runs import clipped_tags
 from tuner.tracking.store import Tracker
@@ -50,15 +51,16 @@ def verify_sharing(
         ending: hears Ctrl-C and SIGTERM.
         actor: the Tune trainable that runs a trial; None takes `tuner.sweep.trainable.TrialActor`.
     """
-    from tuner.sweep.executor import execute, running_ray
+    from tuner.sweep.executor import execute
     from tuner.sweep.trainable import TrialActor
 
     chosen = choose(ledger.trials(), num=num, seed=ledger.plan.seed)
     with _Progress(console, trials=len(chosen), steps=ledger.plan.steps) as progress:
         source = _Retraining(ledger, chosen, folder=folder, progress=progress)
         if chosen:
-            with running_ray(ending):
-                execute(source, actor or TrialActor, ending=ending)
+            with RayProcesses(ending) as processes:
+                processes.begin()
+                execute(source, actor or TrialActor, ending=ending, processes=processes)
     found = Verification(trials=tuple(source.checks), deterministic=source.deterministic)
     write_verification(folder.path, found)
     console.print(f"sharing verified: {found.conclusion}", highlight=False, soft_wrap=True)

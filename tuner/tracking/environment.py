@@ -1,9 +1,10 @@
-"""What a sweep ran on: Python, packages and hardware, as JSON-like data for the run's `environment.json`."""
+"""What a sweep ran on: its data, and Python, packages and hardware for the run's `environment.json`."""
 
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,19 @@ from tuner.tracking.uri import redact
 PACKAGES: Final = (
     "fastface-tuner", "torch", "torchvision", "numpy", "pillow", "ray", "optuna", "mlflow", "pydantic", "scipy",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DataDescription:
+    """The data of a run, for MLflow's dataset column: its digest tells whether two runs saw the same pictures.
+
+    `source` is a folder or "synthetic"; `counts` says how much there is, e.g. {"identities": 40, "images": 400}.
+    """
+
+    name: str
+    digest: str
+    source: str
+    counts: Mapping[str, int]
 
 
 def describe_environment(accelerators: Sequence[str] = ()) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from tuner.names import SYNTHETIC, TAG_FOLDER, TAG_KIND, TAG_TRIAL, Setting
+from tuner.tracking.environment import DataDescription
 from tuner.tracking.store import Tracker
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -23,19 +24,6 @@ _NAME_LIMIT: Final = 250
 _DATASET_NAME_LIMIT: Final = 500
 _DIGEST_LIMIT: Final = 36
 _ODD: Final = re.compile(r"[^\w.\-:/ ]")  # what MLflow does not take in a key
-
-
-@dataclass(frozen=True, slots=True)
-class DataDescription:
-    """The data of a run, for MLflow's dataset column: its digest tells whether two runs saw the same pictures.
-
-    `source` is a folder or "synthetic"; `counts` says how much there is, e.g. {"identities": 40, "images": 400}.
-    """
-
-    name: str
-    digest: str
-    source: str
-    counts: Mapping[str, int]
 
 
 def start_sweep(

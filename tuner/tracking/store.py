@@ -2,6 +2,8 @@
 
 MLflow itself finds out slowly: it tries a server that is not there for minutes, and an SQL store for 100 seconds. So
 each kind of store is probed in its own way first, which takes 3 seconds at most.
+
+A sweep that goes on needs no MLflow before it trains, so MLflow and SQLAlchemy are imported where they are used.
 """
 
 import http.client
@@ -16,16 +18,15 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
-
-import sqlalchemy
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from tuner.errors import UserError
 from tuner.names import EXPERIMENT
 from tuner.tracking.uri import WAY_OUT, redact, sqlite_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PROBE_SECONDS: Final = 3.0
 ARTIFACTS_DIR: Final = "mlartifacts"
@@ -48,11 +49,13 @@ class Tracker:
         return f"Tracker({self.shown!r})"
 
     @cached_property
-    def client(self) -> MlflowClient:
+    def client(self) -> "MlflowClient":
         """MLflow's client, which sets a fresh database up; `connect` makes the file, a sweep that goes on must not."""
         database = sqlite_path(self.uri)
         if database is not None and not database.exists():
             raise FileNotFoundError(f"{database} is not there")
+        from mlflow import MlflowClient
+
         _silence()
         return MlflowClient(self.uri)
 
@@ -92,6 +95,8 @@ def connect(uri: str, *, experiment: str = EXPERIMENT) -> Tracker:
 
 def reconnect(uri: str, *, run_id: str) -> Tracker:
     """Reach the store that has a run, and make nothing there; UserError, within seconds, where that fails."""
+    from mlflow.exceptions import MlflowException
+
     tracker = Tracker(uri)
     database = sqlite_path(uri)
     if database is not None and not database.exists():
@@ -147,7 +152,7 @@ def reason(error: BaseException) -> str:
     return redact(lines[0])[:300]
 
 
-def _writable_experiment(client: MlflowClient, name: str, database: Path | None) -> str:
+def _writable_experiment(client: "MlflowClient", name: str, database: Path | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         # Left to itself MLflow would put artifacts into ./mlruns, and a folder of that name makes other programs here
@@ -165,6 +170,8 @@ def _writable_experiment(client: MlflowClient, name: str, database: Path | None)
 
 def _explain(error: Exception, shown: str) -> str:
     """Add the way out to the failures that have a known one."""
+    from mlflow.exceptions import MlflowException
+
     text = str(error)
     if "out-of-date database schema" in text:
         return f"another version of MLflow made it; back it up, then run `mlflow db upgrade {shown}`"
@@ -211,6 +218,8 @@ def _probe_server(uri: str) -> None:
 
 
 def _probe_sql_server(uri: str, *, default_port: int) -> None:
+    import sqlalchemy
+
     try:
         engine = sqlalchemy.create_engine(uri)
         if engine.url.host:

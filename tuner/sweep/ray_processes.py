@@ -1,0 +1,87 @@
+"""Ray's own processes: started while the driver does other things, and ended with the sweep."""
+
+import logging
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from tuner.sweep.ending import Ending
+from tuner.sweep.guard import Guard
+
+_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard copies of every result
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the ledger is the record; Tune's snapshots would only cost time
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C comes out of `execute` as KeyboardInterrupt
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # a trial is the machine's main job: at Ray's 15 any other process would starve it
+    "RAY_prestart_worker_first_driver": "0",  # the actor of Tune, which has settings of its own, could not use it
+    "GOMP_SPINCOUNT": "1000",  # threads that wait sleep soon, so that a busy machine slows a trial down, not to a halt
+}
+
+
+class RayProcesses:
+    """Ray on this machine, from `begin` to the end of the block; where it runs already, it is its starter's to end."""
+
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
+        self._started: Future[None] | None = None
+        self._ends = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def begin(self) -> None:
+        """Start Ray, which takes seconds, in a thread."""
+        apply_settings()
+        import ray
+
+        if not ray.is_initialized():
+            self._ends.enter_context(Guard())
+            thread = self._ends.enter_context(ThreadPoolExecutor(1))
+            self._ends.callback(ray.shutdown)
+            self._started = thread.submit(self._start)
+
+    def wait(self) -> None:
+        """Wait until Ray runs."""
+        if self._started is not None:
+            self._started.result()
+            self._ending.listen()  # Ray's compiled code has taken the signals
+            self._ending.check()
+
+    def end(self) -> None:
+        """End all of Ray's processes."""
+        if self._started is not None:
+            self._started.exception()
+        self._started = None
+        self._ends.close()
+
+    def _start(self) -> None:
+        import ray
+
+        with self._ending.kept():
+            ray.init(
+                address="local",
+                num_cpus=1,  # Ray would start an idle process for every further core
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+
+
+def apply_settings() -> None:
+    """Make Ray's settings; those that it reads when it starts must stand before."""
+    for key, value in _SETTINGS.items():
+        os.environ.setdefault(key, value)
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the same in the actor as here
+    for noisy in ("ray", "ray.tune"):  # a trial's failure is told once, by us
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
