@@ -86,8 +86,8 @@ class HeadConfig(Strict):
 class AugmentationConfig(Strict):
     """What is done to an image, drawn afresh for each; `tuner.data.effects` gives the formulas.
 
-    In this order: a synthetic mask over the lower face with probability `mask`; a horizontal flip with probability
-    `flip`; a crop after padding by `crop` of the image size; contrast, then brightness, times 1 -+ `contrast_change`
+    In this order: a horizontal flip with probability `flip`; a crop after padding by `crop` of the image size; a
+    synthetic mask over the lower face with probability `mask`; contrast, then brightness, times 1 -+ `contrast_change`
     and 1 -+ `brightness_change` at most, with probabilities `contrast` and `brightness`; a rectangle of one colour, of
     0.1 to 1 times `occlusion_area` of the image, with probability `occlusion`.
     """

@@ -33,7 +33,7 @@ class Batches:
     The batch of step t holds positions t * B to (t + 1) * B - 1 of the sequence of all epochs, where epoch e is a
     permutation of the N images drawn by (seed, e); a batch may span epochs, and B may be larger than N. An image is
     flipped with probability `flip`, and moved by up to round(crop * H) pixels down and across, its border pixels
-    repeated: a random crop after padding; `effects` come before and after. Order and augmentation are drawn on the host
+    repeated: a random crop after padding; then come the `effects`. Order and augmentation are drawn on the host
     by (seed, step), so that a batch is the same on every device, in every process and after any other.
 
     Args:
@@ -93,9 +93,8 @@ class Batches:
         flipped = rng.random(self._batch_size) < self._flip
         shifts = rng.integers(-self._reach, self._reach, size=(2, self._batch_size), endpoint=True)
         rows, columns = self._pixel_indices(flipped, shifts)
-        images = self._effects.on_faces(self._images.take(chosen), seed=self._seed, step=step)
-        images = _gather(images, to_device(rows, self._device), to_device(columns, self._device))
-        images = self._effects.on_crops(images, seed=self._seed, step=step)
+        images = _gather(self._images.take(chosen), to_device(rows, self._device), to_device(columns, self._device))
+        images = self._effects.apply(images, moves=self._moves(flipped, shifts), seed=self._seed, step=step)
         return to_tensor(images), to_device(self._faces.labels[chosen], self._device)
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
@@ -116,6 +115,11 @@ class Batches:
         columns = np.where(flipped[:, None], width - 1 - across, across) + shifts[1][:, None]
         rows = np.arange(height) + shifts[0][:, None]
         return rows.clip(0, height - 1).astype(np.int32), columns.clip(0, width - 1).astype(np.int32)
+
+    def _moves(self, flipped: NDArray[np.bool_], shifts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how far each face is moved to the right and down, as shares of width and height, [B, 2]."""
+        height, width = self._faces.images.shape[1:3]
+        return np.stack([np.where(flipped, shifts[1], -shifts[1]) / width, -shifts[0] / height], axis=1)
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -18,16 +18,16 @@ from tuner.data.stored_images import to_device
 from tuner.errors import UserError
 
 # Streams of random numbers, beside those of the order, the flips, the sampled classes and dropout.
-_CONTRAST: Final = 5
-_BRIGHTNESS: Final = 6
-_OCCLUSION: Final = 7
-_MASK: Final = 8
+_MASK: Final = 5
+_CONTRAST: Final = 6
+_BRIGHTNESS: Final = 7
+_OCCLUSION: Final = 8
 
 _LEAST_AREA: Final = 0.1
 _MOST_STRETCHED: Final = 2.0
 
 Draw = Callable[[np.random.Generator, int], NDArray[np.float32]]
-Apply = Callable[[Tensor, Tensor], Tensor]
+Effect = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Effects:
 
     In this order, x being a pixel's value:
 
-    1. mask: a synthetic mask over the lower face (`tuner.data.masks`), before flip and crop, so that it moves with it;
+    1. mask: a synthetic mask over the lower face (`tuner.data.masks`);
     2. contrast: x becomes m + c (x - m), m the image's mean, c uniform in 1 -+ `contrast_change`;
     3. brightness: x becomes g x, g uniform in 1 -+ `brightness_change`;
     4. occlusion: a rectangle of one random colour. Its share of the image is uniform in 0.1 to 1 times
@@ -71,17 +71,26 @@ class Effects:
         if not 0 < self.occlusion_area <= 0.5:
             raise UserError(f"`0 < occlusion_area <= 0.5` must hold, but got {self.occlusion_area}; 0.2 is the default")
 
-    def on_faces(self, images: Tensor, *, seed: int, step: int) -> Tensor:
-        """Change stored images, in place, before they are flipped and cropped; return them."""
-        return _change(images, self.mask, draw_masks, wear_masks, seed=[seed, _MASK, step])
+    def apply(self, images: Tensor, *, moves: NDArray[np.float64], seed: int, step: int) -> Tensor:
+        """Change flipped and cropped images, in place, and return them.
 
-    def on_crops(self, images: Tensor, *, seed: int, step: int) -> Tensor:
-        """Change flipped and cropped images, in place; return them."""
-        contrasts, gains = _factors(self.contrast_change), _factors(self.brightness_change)
-        boxes = _boxes(self.occlusion_area)
-        images = _change(images, self.contrast, contrasts, change_contrast, seed=[seed, _CONTRAST, step])
-        images = _change(images, self.brightness, gains, brighten, seed=[seed, _BRIGHTNESS, step])
-        return _change(images, self.occlusion, boxes, occlude, seed=[seed, _OCCLUSION, step])
+        Args:
+            images: uint8 [B, H, W, 3].
+            moves: [B, 2], how far a crop has moved each face to the right and down, as shares of width and height.
+            seed: of what is drawn.
+            step: of the batch, from 0.
+        """
+        for stream, probability, draw, effect in (
+            (_MASK, self.mask, _masks(moves), wear_masks),
+            (_CONTRAST, self.contrast, _factors(self.contrast_change), change_contrast),
+            (_BRIGHTNESS, self.brightness, _factors(self.brightness_change), brighten),
+            (_OCCLUSION, self.occlusion, _boxes(self.occlusion_area), occlude),
+        ):
+            if probability > 0:
+                rng = np.random.default_rng([seed, stream, step])
+                chosen = np.flatnonzero(rng.random(len(images)) < probability)
+                _change(images, chosen, draw(rng, len(images))[chosen], effect)
+        return images
 
 
 NO_EFFECTS: Final = Effects()
@@ -112,17 +121,20 @@ def occlude(images: Tensor, boxes: Tensor) -> Tensor:
     return torch.where(inside, boxes[:, None, None, 4:].to(torch.uint8), images)
 
 
-def _change(images: Tensor, probability: float, draw: Draw, apply: Apply, *, seed: list[int]) -> Tensor:
-    """Apply an effect to the images that are drawn for it, and leave the others alone."""
-    if probability == 0:
-        return images
-    rng = np.random.default_rng(seed)
-    chosen = np.flatnonzero(rng.random(len(images)) < probability)
-    if len(chosen) == 0:
-        return images
-    settings = to_device(draw(rng, len(images))[chosen], images.device)
-    rows = to_device(chosen, images.device)
-    return images.index_copy_(0, rows, apply(images.index_select(0, rows), settings))
+def _change(images: Tensor, chosen: NDArray[np.int64], settings: NDArray[np.float32], effect: Effect) -> None:
+    """Apply an effect to the chosen images, and leave the others alone."""
+    if len(chosen):
+        rows = to_device(chosen, images.device)
+        images.index_copy_(0, rows, effect(images.index_select(0, rows), to_device(settings, images.device)))
+
+
+def _masks(moves: NDArray[np.float64]) -> Draw:
+    def draw(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
+        masks = draw_masks(rng, count)
+        masks[:, :2] += moves
+        return masks
+
+    return draw
 
 
 def _factors(change: float) -> Draw:
