@@ -31,6 +31,10 @@ class DataConfig(Strict):
     `max_identities` and `max_images` (of all identities together) take a part of a large set: whole identities, drawn
     by `split_seed`, in the order drawn, as long as both limits hold; only they are decoded. `held_out` is the share of
     identities that training never sees and verification uses; `split_seed` draws them too.
+
+    `cache` says where decoded images wait for their step and changes no result: "disk" leaves them in the memory-mapped
+    file, "device" copies them to the GPU's memory, and "auto" does that where they take at most a quarter of what is
+    free there. Without a GPU it does nothing.
     """
 
     source: str = SYNTHETIC
@@ -41,6 +45,7 @@ class DataConfig(Strict):
     max_images: Annotated[int, Field(ge=20)] | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.4
     split_seed: Annotated[int, Field(ge=0)] = 0
+    cache: Literal["auto", "disk", "device"] = "auto"
 
 
 def _backbone(name: str) -> str:
@@ -79,10 +84,23 @@ class HeadConfig(Strict):
 
 
 class AugmentationConfig(Strict):
-    """Random horizontal flip with probability `flip`; random crop after padding by `crop` of the image size."""
+    """What is done to an image, drawn afresh for each; `tuner.data.effects` gives the formulas.
+
+    In this order: a horizontal flip with probability `flip`; a crop after padding by `crop` of the image size; a
+    synthetic mask over the lower face with probability `mask`; contrast, then brightness, times 1 -+ `contrast_change`
+    and 1 -+ `brightness_change` at most, with probabilities `contrast` and `brightness`; a rectangle of one colour, of
+    0.1 to 1 times `occlusion_area` of the image, with probability `occlusion`.
+    """
 
     flip: Probability = 0.5
     crop: Annotated[float, Field(ge=0, le=0.25)] = 0.08
+    mask: Probability = 0.0
+    contrast: Probability = 0.0
+    contrast_change: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    brightness: Probability = 0.0
+    brightness_change: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    occlusion: Probability = 0.0
+    occlusion_area: Annotated[float, Field(gt=0, le=0.5)] = 0.2
 
 
 class OptimizerConfig(Strict):

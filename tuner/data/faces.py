@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,29 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """The whole of an array as it is mapped into memory: from which file, from which of its bytes on, and where."""
+
+    name: str
+    offset: int
+    memory: mmap.mmap
+
+
+def mapped_file(images: Images) -> MappedFile | None:
+    """Return the file that an array of images is mapped from, or None for an array in memory or a part of a map."""
+    memory: object = images.base
+    if not isinstance(images, np.memmap) or images.filename is None or not isinstance(memory, mmap.mmap):
+        return None
+    return MappedFile(str(images.filename), images.offset, memory)
+
+
 @dataclass(frozen=True, eq=False)
 class ChosenImages:
     """Some rows of a stored array of images, gathered when they are asked for, so that a map stays on the disk.
 
-    Stands for the array `stored[rows]`: it is indexed along the first axis, and `np.asarray` gathers all of it.
+    Stands for the array `stored[rows]`: it is indexed along the first axis, and `np.asarray` gathers all of it. A
+    pickled one names the file of its map, which other processes on the machine then map too; forked ones share it.
     """
 
     stored: Images
@@ -41,6 +60,12 @@ class ChosenImages:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        file = mapped_file(self.stored)
+        if file is None:
+            return ChosenImages, (self.stored, self.rows)
+        return _mapped_again, (file.name, file.offset, self.stored.shape, self.rows)
 
     def __getitem__(self, index: Any) -> Images:
         return np.asarray(self.stored[self.rows[index]])
@@ -110,3 +135,7 @@ class FaceSet:
         if isinstance(self.images, ChosenImages):
             return ChosenImages(self.images.stored, self.images.rows[rows])
         return ChosenImages(self.images, rows) if isinstance(self.images, np.memmap) else self.images[rows]
+
+
+def _mapped_again(name: str, offset: int, shape: tuple[int, ...], rows: NDArray[np.int64]) -> ChosenImages:
+    return ChosenImages(np.memmap(name, dtype=np.uint8, mode="r", offset=offset, shape=shape), rows)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from tuner.config.run import FaceConfig
 from tuner.data.batches import Batches, to_tensor
+from tuner.data.effects import Effects
 from tuner.data.faces import FaceSet
+from tuner.data.prefetch import prefetched
 from tuner.data.split import verification_pairs
 from tuner.models.backbones import build_backbone
 from tuner.models.heads import CombinedMarginHead
@@ -74,14 +76,17 @@ class FaceWorkload:
             weight_decay=config.optimizer.weight_decay,
             fused=True,
         )
-        self._batches = Batches(
+        batches = Batches(
             train,
             batch_size=config.optimizer.batch_size,
             seed=seed,
             flip=config.augmentation.flip,
             crop=config.augmentation.crop,
             device=device,
+            effects=Effects(**config.augmentation.model_dump(exclude={"flip", "crop"})),
+            cache=config.data.cache,
         )
+        self._batches = prefetched(batches, device=device)
         self._pairs = verification_pairs(
             verification.labels, num_pairs=config.evaluation.pairs, seed=config.data.split_seed
         )

@@ -33,8 +33,8 @@ def fingerprint(
     Raises:
         UserError: the weights to start from cannot be read.
     """
-    # The digests stand for these settings of the data.
-    of_content = {"source", "identities", "images_per_identity", "max_identities", "max_images", "held_out"}
+    # The digests stand for the settings of the data; where the images wait for their step, no loss can tell.
+    of_content = {"cache", "source", "identities", "images_per_identity", "max_identities", "max_images", "held_out"}
     left_out = {"data": of_content, "model": {"weights"}, "evaluation": {"times"}}
     return {
         "code": CODE,
