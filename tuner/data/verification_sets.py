@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,6 +83,16 @@ def drawn_set(faces: FaceSet, *, num_pairs: int, seed: int) -> VerificationSet:
     pairs = verification_pairs(faces.labels, num_pairs=num_pairs, seed=seed)
     digest = _digest(faces, pairs)
     return VerificationSet(name=Path(faces.source).name, images=faces.images, pairs=pairs, digest=digest)
+
+
+def compared_only(faces: VerificationSet) -> VerificationSet:
+    """Return a set without the images that no pair compares; those that are left stay on the disk."""
+    pairs = faces.pairs
+    rows, places = np.unique(np.stack([pairs.left, pairs.right]), return_inverse=True)
+    left, right = places.reshape(2, -1)
+    images = faces.images
+    stored, chosen = (images.stored, images.rows[rows]) if isinstance(images, ChosenImages) else (images, rows)
+    return replace(faces, images=ChosenImages(stored, chosen), pairs=Pairs(left, right, pairs.same))
 
 
 def read_pairs_file(path: Path) -> tuple[list[Path], Pairs]:
