@@ -51,6 +51,14 @@ def test_a_split_is_a_function_of_the_seed() -> None:
     assert first.digest != other.digest
 
 
+def test_nobody_need_be_held_out() -> None:
+    """Then one image of each is enough, since no pairs are drawn."""
+    faces = make_faces([1] * 4)
+    train, verification = split_identities(faces, held_out=0, seed=0)
+    assert (train.names, train.digest) == (faces.names, faces.digest)
+    assert (verification.num_identities, len(verification.labels)) == (0, 0)
+
+
 def test_selection_relabels_in_the_order_given() -> None:
     faces = make_faces([2, 3, 1])
     chosen = faces.select([2, 0])
@@ -129,6 +137,6 @@ def test_too_small_sets_are_refused() -> None:
         split_identities(make_faces([5] * 3), held_out=0.4, seed=0)
     with pytest.raises(UserError, match=r"10-fold verification needs.*make 0 and 1"):
         split_identities(make_faces([1] * 4), held_out=0.4, seed=0)
-    for share in (0.0, 1.0, float("nan")):
-        with pytest.raises(UserError, match="`0 < held_out < 1` must hold"):
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match="`0 <= held_out < 1` must hold"):
             split_identities(make_faces([5] * 4), held_out=share, seed=0)

@@ -232,6 +232,35 @@ BAD_FILES = [
         "objective.metric: must be a metric of the workload (did you mean `accuracy`?)",
     ),
     (
+        PLAIN + "objective: {metric: tar_lfv}\nworkload: {evaluation: {sets: [sets/lfw.bin]}}\n",
+        "objective.metric: must be a metric of the workload (did you mean `tar_lfw`?), but got 'tar_lfv'",
+    ),
+    (
+        PLAIN + "objective: {metric: accuracy_lfw}\n",
+        "objective.metric: must be a metric of the workload (did you mean `accuracy`?), but got 'accuracy_lfw'",
+    ),
+    (
+        PLAIN + "objective: {metric: accuracy_lfw, direction: minimize}\n",
+        "the direction of `accuracy_lfw` must be maximize",
+    ),
+    (
+        PLAIN + "workload: {data: {held_out: 0}}\n",
+        "workload: `data.held_out > 0` must hold without `evaluation.sets`, but got 0; name sets",
+    ),
+    (
+        PLAIN + "workload: {evaluation: {sets: [a/lfw.bin, b/lfw.bin]}}\n",
+        "workload.evaluation.sets: each set's metrics must have names of their own, but those of `b/lfw.bin` are taken",
+    ),
+    (
+        PLAIN + "workload: {evaluation: {sets: [std.bin]}}\n",
+        "those of `std.bin` are taken; rename the file",
+    ),
+    (
+        PLAIN + "workload: {evaluation: {sets: ['l%w.bin']}}\n",
+        "workload.evaluation.sets: a set's file must be named with letters, digits, spaces, '.', '-' and '_', but `l%w",
+    ),
+    (PLAIN + "workload: {evaluation: {sets: lfw.bin}}\n", "workload.evaluation.sets: a list is needed"),
+    (
         PLAIN + "objective: {metric: final_loss, direction: maximize}\n",
         "the direction of `final_loss` must be minimize",
     ),

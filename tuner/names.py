@@ -49,3 +49,8 @@ TAG_TRIAL: Final = "fastface_tuner.trial"
 """MLflow tag of a child run: its trial number."""
 TAG_SHARED_WITH: Final = "shared_with"
 """MLflow tag of a child run: the runs whose steps it took over, and how many of each."""
+
+
+def set_metrics(name: str) -> tuple[str, str, str]:
+    """Return the metrics of the verification set `name`: accuracy, its standard deviation, TAR at the FAR."""
+    return f"{METRIC_ACCURACY}_{name}", f"{METRIC_ACCURACY_STD}_{name}", f"tar_{name}"

@@ -4,12 +4,14 @@ A `RunConfig` is plain data: it travels to the trial's process as a dict, is sto
 parts outside `scheduler` are what trials of one sweep have in common.
 """
 
+import re
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tuner.models.names import backbone_fault
-from tuner.names import SYNTHETIC
+from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD, METRIC_TAR, SYNTHETIC, set_metrics
 from tuner.schedulers.registry import Schedule, Setting, resolve
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -30,7 +32,8 @@ class DataConfig(Strict):
     path of a `.rec` file), or "synthetic"; `identities` and `images_per_identity` shape the synthetic set only.
     `max_identities` and `max_images` (of all identities together) take a part of a large set: whole identities, drawn
     by `split_seed`, in the order drawn, as long as both limits hold; only they are decoded. `held_out` is the share of
-    identities that training never sees and verification uses; `split_seed` draws them too.
+    identities that training never sees and verification uses; `split_seed` draws them too. 0 trains on all, and is for
+    runs that are judged by `evaluation.sets`.
 
     `cache` says where decoded images wait for their step and changes no result: "disk" leaves them in the memory-mapped
     file, "device" copies them to the GPU's memory, and "auto" does that where they take at most a quarter of what is
@@ -43,9 +46,27 @@ class DataConfig(Strict):
     images_per_identity: Annotated[int, Field(ge=2)] = 20
     max_identities: Annotated[int, Field(ge=4)] | None = None
     max_images: Annotated[int, Field(ge=20)] | None = None
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.4
     split_seed: Annotated[int, Field(ge=0)] = 0
     cache: Literal["auto", "disk", "device"] = "auto"
+
+
+def _sets(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that the metrics of all sets can be told apart, and written to any tracking store."""
+    seen = {METRIC_ACCURACY, METRIC_ACCURACY_STD, METRIC_TAR}
+    for path in paths:
+        name = PurePath(path).stem
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\- ]*", name):
+            raise ValueError(
+                f"a set's file must be named with letters, digits, spaces, '.', '-' and '_', but `{path}` is not;"
+                " rename it"
+            )
+        if seen & {*set_metrics(name)}:
+            raise ValueError(
+                f"each set's metrics must have names of their own, but those of `{path}` are taken; rename the file"
+            )
+        seen |= {*set_metrics(name)}
+    return paths
 
 
 def _backbone(name: str) -> str:
@@ -119,15 +140,26 @@ class OptimizerConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """Open-set verification on the held-out identities.
+    """Open-set verification on the held-out identities, and on sets that others made.
 
-    `pairs` genuine and impostor pairs in equal number, in ten folds; `far` is the false-accept rate at which the
-    true-accept rate is reported; `times` evaluations spread evenly over the run, the last at its end.
+    `pairs` genuine and impostor pairs of the held-out identities in equal number, in ten folds; `far` is the
+    false-accept rate at which the true-accept rate is reported; `times` evaluations spread evenly over the run, the
+    last at its end.
+
+    `sets` are paths of `.bin` sets (lfw, cfp_fp, ...) or of lists of pairs, see `tuner.data.verification_sets`; each
+    gives metrics under its file's name, `tuner.names.set_metrics`. `accuracy` and `tar_at_far` are those of the
+    held-out identities; where `data.held_out` is 0, the means over the sets.
     """
 
     pairs: Annotated[int, Field(ge=20, multiple_of=20)] = 6000
     far: Annotated[float, Field(gt=0, lt=1)] = 1e-2
     times: PositiveInt = 4
+    sets: Annotated[tuple[str, ...], AfterValidator(_sets)] = ()
+
+    @property
+    def set_names(self) -> tuple[str, ...]:
+        """The names of the sets, in their order: those of the files, without folder and ending."""
+        return tuple(PurePath(path).stem for path in self.sets)
 
 
 class FaceConfig(Strict):
@@ -139,6 +171,15 @@ class FaceConfig(Strict):
     augmentation: AugmentationConfig = AugmentationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _somebody_is_verified(self) -> "FaceConfig":
+        if self.data.held_out == 0 and not self.evaluation.sets:
+            raise ValueError(
+                "`data.held_out > 0` must hold without `evaluation.sets`, but got 0; name sets to verify on, or"
+                " hold out identities (0.4 is the default)"
+            )
+        return self
 
 
 class SchedulerConfig(Strict):

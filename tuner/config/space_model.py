@@ -27,17 +27,13 @@ from pydantic import AfterValidator, Discriminator, Field, PlainValidator, Priva
 
 from tuner.config.run import FaceConfig, PositiveInt, Strict
 from tuner.config.strict_yaml import did_you_mean
-from tuner.names import METRIC_ACCURACY, METRIC_FINAL_LOSS, METRIC_TAR, Setting
+from tuner.names import METRIC_ACCURACY, METRIC_FINAL_LOSS, METRIC_TAR, Setting, set_metrics
 
 Direction = Literal["maximize", "minimize"]
 SamplerName = Literal["tpe", "random", "grid", "cmaes", "gp"]
 
-METRICS: Final[dict[str, Direction]] = {
-    METRIC_ACCURACY: "maximize",
-    METRIC_TAR: "maximize",
-    METRIC_FINAL_LOSS: "minimize",
-}
-"""What a trial can be judged by, and which way is better."""
+METRICS: Final[tuple[str, ...]] = (METRIC_ACCURACY, METRIC_TAR, METRIC_FINAL_LOSS)
+"""What any trial can be judged by, besides accuracy and TAR on the verification sets of its workload."""
 
 
 def _number(value: object) -> float | int:
@@ -52,12 +48,6 @@ def _setting(value: object) -> Setting:
     if isinstance(value, list | dict):
         raise ValueError("must be a number or a word (a list of numbers is one: 100,200)")  # noqa: TRY004
     return value if isinstance(value, str) else _number(value)
-
-
-def _metric(value: str) -> str:
-    if value not in METRICS:
-        raise ValueError(f"must be a metric of the workload ({did_you_mean(value, list(METRICS))})")
-    return value
 
 
 # Whole numbers stay `int`, which a pydantic union of int and float would report by its members' names.
@@ -136,12 +126,12 @@ def _check_range(domain: Domain) -> None:
 class Objective(Strict):
     """The trial's value: a final metric of the workload, and which way is better (by default the metric's own way)."""
 
-    metric: Annotated[str, AfterValidator(_metric)] = METRIC_ACCURACY
+    metric: str = METRIC_ACCURACY
     direction: Direction | None = None
 
     @model_validator(mode="after")
     def _direction_fits(self) -> "Objective":
-        better = METRICS[self.metric]
+        better = "maximize" if self.maximize else "minimize"
         if self.direction not in (None, better):
             raise ValueError(f"the direction of `{self.metric}` must be {better}, but got {self.direction}")
         return self
@@ -149,7 +139,7 @@ class Objective(Strict):
     @property
     def maximize(self) -> bool:
         """Whether more is better."""
-        return METRICS[self.metric] == "maximize"
+        return self.metric != METRIC_FINAL_LOSS
 
 
 class SchedulerSpace(Strict):
@@ -205,6 +195,17 @@ class SpaceFile(Strict):
     workload: FaceConfig = FaceConfig()
     base_lr: BaseLR | None = None
     schedulers: Annotated[tuple[SchedulerSpace, ...], AfterValidator(_not_empty)]
+
+    @model_validator(mode="after")
+    def _the_workload_has_the_metric(self) -> Self:
+        metric, known = self.objective.metric, [*METRICS]
+        for name in self.workload.evaluation.set_names:
+            accuracy, _, tar = set_metrics(name)
+            known += [accuracy, tar]
+        if metric not in known:
+            rule = f"must be a metric of the workload ({did_you_mean(metric, known)})"
+            raise ValueError(f"objective.metric: {rule}, but got {metric!r}")
+        return self
 
     _text: str = PrivateAttr("")
     _file: str = PrivateAttr("search space")

@@ -26,7 +26,7 @@ TEMPLATE_POINTS: Final = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 """Where eyes, nose and corners of the mouth (x, y) lie in an aligned crop of 112x112."""
-_TEMPLATE_SIZE: Final = 112
+TEMPLATE_SIZE: Final = 112
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,11 @@ class TemplateSet:
                 ) from error
 
         return decoded_blocks(len(self.files), one, progress)
+
+
+def is_ijb(root: Path) -> bool:
+    """Return whether a folder is meant as IJB-B or IJB-C, sound or not; OSError where it cannot be looked at."""
+    return any(True for folder in (root / "meta", root) for _ in folder.glob(f"*{_PAIRS}"))
 
 
 def load_ijb(root: Path) -> TemplateSet:
@@ -120,7 +125,7 @@ def aligned_crop(encoded: Path | bytes, points: NDArray[np.float64]) -> Images:
     # Pillow asks where in the image each pixel of the crop comes from, and counts from the corner of a pixel.
     matrix = np.linalg.inv(forward)[:2]
     matrix[:, 2] += 0.5 - matrix[:, :2] @ np.array([0.5, 0.5])
-    size = (_TEMPLATE_SIZE, _TEMPLATE_SIZE)
+    size = (TEMPLATE_SIZE, TEMPLATE_SIZE)
     crop = image.transform(size, Image.Transform.AFFINE, tuple(matrix.reshape(-1)), Image.Resampling.BILINEAR)
     return np.asarray(crop, dtype=np.uint8)
 

@@ -32,24 +32,27 @@ class Pairs:
 def split_identities(faces: FaceSet, *, held_out: float, seed: int) -> tuple[FaceSet, FaceSet]:
     """Return the faces to train on and, of other identities, the faces to verify on.
 
-    round(held_out * K) identities, drawn by `seed`, are held out; at least two are, and at least two are left.
+    round(held_out * K) identities, drawn by `seed`, are held out; at least two are, and at least two are left. With
+    `held_out` 0 nobody is: all are trained on, and the second set is empty.
 
     Args:
         faces: K identities, at least 4.
-        held_out: share of the identities to verify on, in (0, 1).
+        held_out: share of the identities to verify on, in [0, 1).
         seed: of the draw.
 
     Raises:
         UserError: fewer than 4 identities, or too few images of the held-out ones for ten folds.
     """
-    if not 0 < held_out < 1:
-        raise UserError(f"`0 < held_out < 1` must hold, but got {held_out}; 0.4 is the default")
+    if not 0 <= held_out < 1:
+        raise UserError(f"`0 <= held_out < 1` must hold, but got {held_out}; 0.4 is the default")
     num_identities = faces.num_identities
     if num_identities < 4:
         raise UserError(
             f"at least 4 identities are needed, two to train on and two to verify on, but `{faces.source}` holds"
             f" {num_identities}; add identities"
         )
+    if held_out == 0:
+        return faces, faces.select([])
     num_held_out = min(max(round(held_out * num_identities), 2), num_identities - 2)
     order = np.random.default_rng([seed, num_identities]).permutation(num_identities)
     train = faces.select(sorted(order[num_held_out:].tolist()))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from tuner.data.cache import cached, default_cache
 from tuner.data.decoder import DECODER_VERSION, UndecodableError, decode_image, decoded_blocks
-from tuner.data.faces import ChosenImages, Images
+from tuner.data.faces import ChosenImages, FaceSet, Images
 from tuner.data.folder import decode, file_stamp
 from tuner.data.recipe import Recipe, recipe_key
 from tuner.data.restricted_pickle import PickledArray, RefusedPickleError, read_plain_data
-from tuner.data.split import NUM_FOLDS, Pairs
+from tuner.data.split import NUM_FOLDS, Pairs, verification_pairs
 from tuner.errors import UserError
 
 BIN_SUFFIX: Final = ".bin"
@@ -48,6 +48,10 @@ class VerificationSet:
     digest: str
 
 
+_read: dict[tuple[object, ...], VerificationSet] = {}
+"""What this process has read: the trials of a sweep share it, and a set of 6 000 pairs takes a second to read."""
+
+
 def load_verification_set(
     path: Path, *, image_size: int, cache: Path | None = None, progress: Progress | None = None
 ) -> VerificationSet:
@@ -65,8 +69,30 @@ def load_verification_set(
         UserError: the file is missing, damaged or no such file, names anything but data, has fewer than ten pairs or
             pairs of one kind only, or an image does not decode.
     """
-    read = _bin_set if path.suffix.lower() == BIN_SUFFIX else _listed_set
-    return read(path, image_size, default_cache() if cache is None else cache, progress)
+    cache = default_cache() if cache is None else cache
+    if path.suffix.lower() != BIN_SUFFIX:
+        return _listed_set(path, image_size, cache, progress)
+    key = (path.absolute(), *_version_of(path), image_size, cache)
+    if key not in _read:
+        _read[key] = _bin_set(path, image_size, cache, progress)
+    return _read[key]
+
+
+def drawn_set(faces: FaceSet, *, num_pairs: int, seed: int) -> VerificationSet:
+    """Return faces with pairs that are drawn by `seed`, see `tuner.data.split.verification_pairs`."""
+    pairs = verification_pairs(faces.labels, num_pairs=num_pairs, seed=seed)
+    digest = _digest(faces, pairs)
+    return VerificationSet(name=Path(faces.source).name, images=faces.images, pairs=pairs, digest=digest)
+
+
+def compared_only(faces: VerificationSet) -> VerificationSet:
+    """Return a set without the images that no pair compares; those that are left stay on the disk."""
+    pairs = faces.pairs
+    rows, places = np.unique(np.stack([pairs.left, pairs.right]), return_inverse=True)
+    left, right = places.reshape(2, -1)
+    images = faces.images
+    stored, chosen = (images.stored, images.rows[rows]) if isinstance(images, ChosenImages) else (images, rows)
+    return replace(faces, images=ChosenImages(stored, chosen), pairs=Pairs(left, right, pairs.same))
 
 
 def read_pairs_file(path: Path) -> tuple[list[Path], Pairs]:
@@ -191,15 +217,28 @@ def _decoded(
         blocks=lambda: decoded_blocks(num_images, decode_one, progress),
     )
     faces = cached(recipe, cache=cache)
+    return VerificationSet(name=Path(name).stem, images=faces.images, pairs=pairs, digest=_digest(faces, pairs))
+
+
+def _digest(faces: FaceSet, pairs: Pairs) -> str:
     compared = [pairs.left.tolist(), pairs.right.tolist(), pairs.same.tolist()]
-    digest = hashlib.sha256(json.dumps([faces.digest, compared]).encode()).hexdigest()
-    return VerificationSet(name=Path(name).stem, images=faces.images, pairs=pairs, digest=digest)
+    return hashlib.sha256(json.dumps([faces.digest, compared]).encode()).hexdigest()
+
+
+def _version_of(path: Path) -> tuple[int, ...]:
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return about.st_size, about.st_mtime_ns, about.st_ino
 
 
 def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"the verification set `{path}` must be readable, but {error.strerror}; give its path"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"the verification set `{path}` must be readable, but {error.strerror}; give its path")

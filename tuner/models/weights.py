@@ -25,7 +25,11 @@ def load_weights(backbone: nn.Module, path: str | Path) -> None:
     Raises:
         UserError: the file cannot be read, holds something else than a state dict, or one that does not fit.
     """
-    state = _read(Path(path))
+    fit_weights(backbone, read_weights(path), source=path)
+
+
+def fit_weights(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str | Path) -> None:
+    """Load a state dict into a backbone, as `load_weights` does; `source` is the file it was read from, for errors."""
     ours = backbone.state_dict()
     other = [
         f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
@@ -38,7 +42,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> None:
     faults = [("missing", missing), ("unexpected", found.unexpected_keys), ("of another shape", other)]
     if text := "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in faults if names):
         raise UserError(
-            f"weights: the names and shapes in {path} must be those of the backbone, but {text};"
+            f"weights: the names and shapes in {source} must be those of the backbone, but {text};"
             " set `backbone`, `embedding_size` and `image_size` to what they were saved from"
         )
 
@@ -62,7 +66,12 @@ def _digest(path: str, *_version: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def read_weights(path: str | Path) -> Mapping[str, Tensor]:
+    """Return the state dict in a file, on the host.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else than tensors by name.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -22,7 +22,7 @@ from tuner.stages.tree import Plan
 from tuner.training.determinism import is_deterministic
 from tuner.training.explosion import Explosion
 from tuner.training.face import FaceWorkload
-from tuner.training.faces import prepare_faces
+from tuner.training.faces import prepare_faces, prepare_sets
 from tuner.training.fingerprint import fingerprint
 
 _LOOK_SECONDS: Final = 0.1
@@ -89,16 +89,26 @@ def run_trial(
         UserError: the data cannot be used, or a repeated step did not give its recorded loss.
         NoRoomError: the disk stayed full for too long; the trial can be taken up again.
     """
-    train, verification = prepare_faces(config.workload.data)
     workload, seed = config.workload, config.seed
+    train, verification = prepare_faces(workload.data)
+    sets = prepare_sets(workload)
     shelf = None
     if store is not None:
-        common = fingerprint(workload, seed=seed, train=train.digest, verification=verification.digest, device=device)
+        common = fingerprint(
+            workload,
+            seed=seed,
+            train=train.digest,
+            verification=verification.digest,
+            sets={each.name: each.digest for each in sets},
+            device=device,
+        )
         shelf = store.shelf(common)
     evaluate_at = config.evaluation_steps()
     run = SharedRun(
         plan_of(config),
-        build=lambda: FaceWorkload(workload, seed=seed, train=train, verification=verification, device=device),
+        build=lambda: FaceWorkload(
+            workload, seed=seed, train=train, verification=verification, sets=sets, device=device
+        ),
         shelf=shelf,
         evaluate_at=evaluate_at,
         deterministic=is_deterministic(device),

@@ -1,36 +1,60 @@
-"""The faces of a sweep, decoded or rendered once before the first trial."""
+"""What the trials of a sweep read: checked, and its images decoded or rendered once, before the first trial."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
+from tuner.config.run import FaceConfig
 from tuner.errors import UserError
 from tuner.names import SYNTHETIC
 from tuner.search.plan import Plan
 from tuner.tracking.environment import DataDescription
-from tuner.training.faces import prepare_faces
+from tuner.training.faces import prepare_faces, prepare_sets
 
 
 def prepare(plan: Plan, console: Console) -> DataDescription:
-    """Decode or render the faces of a plan, find out whether they can be used, and describe them."""
-    config = plan.space.workload.data.model_copy(update={} if plan.data is None else {"source": plan.data})
+    """Decode or render all images of a plan, find out whether they and the weights can be used, and describe them."""
+    workload = plan.space.workload
+    config = workload.data.model_copy(update={} if plan.data is None else {"source": plan.data})
+    weights = _weights_digest(workload)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("preparing faces", total=None)
         on_image: Callable[[int, int], None] = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
+        sets = prepare_sets(workload, progress=on_image)
         train, verification = prepare_faces(config, progress=on_image)
     return DataDescription(
         name="synthetic faces" if config.source == SYNTHETIC else Path(config.source).name,
-        digest=train.digest,
+        digest=_digest(train.digest, *(each.digest for each in sets), *weights),
         source=config.source,
         counts={
             "training_identities": train.num_identities,
             "training_images": len(train.labels),
             "verification_identities": verification.num_identities,
             "verification_images": len(verification.labels),
+            **{f"pairs_{each.name}": len(each.pairs.same) for each in sets},
         },
     )
+
+
+def _weights_digest(workload: FaceConfig) -> list[str]:
+    """Return the digest of the weights to start from, none where there are none; UserError where they do not fit."""
+    model = workload.model
+    if model.weights is None:
+        return []
+    from tuner.models.backbones import build_backbone
+    from tuner.models.weights import load_weights, weights_digest
+
+    size = workload.data.image_size
+    load_weights(build_backbone(model.backbone, image_size=size, embedding_size=model.embedding_size), model.weights)
+    return [weights_digest(model.weights)]
+
+
+def _digest(faces: str, *others: str) -> str:
+    """Return one digest for the faces and all else that a run reads; the faces' own where there is nothing else."""
+    return hashlib.sha256("".join((faces, *others)).encode()).hexdigest() if others else faces
 
 
 def absolute_data(data: str | None) -> str | None:

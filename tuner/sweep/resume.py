@@ -58,8 +58,8 @@ def resume_sweep(
         faces = prepare(ledger.plan, console)
         if description.faces not in (None, faces.digest):
             raise UserError(
-                f"a resumed sweep needs the faces that it was begun with, but those in {faces.source} have changed; "
-                "restore them, or begin a new sweep"
+                f"a resumed sweep needs the data that it was begun with, but the faces in {faces.source}, the "
+                "verification sets or the weights to start from have changed; restore them, or begin a new sweep"
             )
         tracker = Tracker(uri)  # the store need not be there: what it lacks is sent once it is
         locks.enter_context(device_lock(first_visible(), sweep=folder.path, wait=wait, tell=tell))

@@ -1,7 +1,8 @@
 """The face-recognition workload: backbone, margin head and SGD; judged by verification of people it never saw."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
@@ -9,21 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from tuner.config.run import FaceConfig
-from tuner.data.batches import Batches, to_tensor
+from tuner.data.batches import Batches
 from tuner.data.effects import Effects
 from tuner.data.faces import FaceSet
 from tuner.data.prefetch import prefetched
-from tuner.data.split import verification_pairs
+from tuner.data.verification_sets import VerificationSet, drawn_set
 from tuner.models.backbones import build_backbone
 from tuner.models.heads import CombinedMarginHead
 from tuner.models.names import TORCHVISION
 from tuner.models.partial_fc import PartialFC
 from tuner.models.weights import load_weights
-from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD, METRIC_TAR
+from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD, METRIC_TAR, set_metrics
+from tuner.training.embedding import embedder
 from tuner.training.fingerprint import fingerprint
-from tuner.training.verification import pair_distances, tar_at_far, ten_fold_accuracy
-
-EVALUATION_BATCH: Final = 128
+from tuner.training.verify import verify
 
 _DROPOUT: Final = 4
 """Stream of random numbers, beside those of the batches and of the sampled classes."""
@@ -43,7 +43,8 @@ class FaceWorkload:
         config: the workload's settings.
         seed: of the initial weights and the batches.
         train: faces to train on, one class an identity.
-        verification: faces of other identities, for `evaluate`.
+        verification: faces of other identities, for `evaluate`; none where all are trained on.
+        sets: those that `config.evaluation.sets` names, for `evaluate` too.
         device: where to train.
 
     Raises:
@@ -51,7 +52,14 @@ class FaceWorkload:
     """
 
     def __init__(
-        self, config: FaceConfig, *, seed: int, train: FaceSet, verification: FaceSet, device: torch.device
+        self,
+        config: FaceConfig,
+        *,
+        seed: int,
+        train: FaceSet,
+        verification: FaceSet,
+        sets: Sequence[VerificationSet] = (),
+        device: torch.device,
     ) -> None:
         self._config, self._seed, self._device = config, seed, device
         self._train, self._verification = train, verification
@@ -87,9 +95,13 @@ class FaceWorkload:
             cache=config.data.cache,
         )
         self._batches = prefetched(batches, device=device)
-        self._pairs = verification_pairs(
-            verification.labels, num_pairs=config.evaluation.pairs, seed=config.data.split_seed
-        )
+        self._sets = tuple(sets)
+        if [each.name for each in self._sets] != [*config.evaluation.set_names]:
+            raise ValueError(f"the verification sets must be {config.evaluation.set_names}, in this order")
+        self._held_out: VerificationSet | None = None
+        if len(verification.labels):
+            pairs, split_seed = config.evaluation.pairs, config.data.split_seed
+            self._held_out = drawn_set(verification, num_pairs=pairs, seed=split_seed)
 
     def training_step(self, step: int, lr: float) -> Tensor:
         """Train on the batch of `step` at learning rate `lr`; return the loss before the update, detached, shape ()."""
@@ -107,11 +119,21 @@ class FaceWorkload:
         return loss.detach()
 
     def evaluate(self) -> Mapping[str, float]:
-        """Return accuracy and its standard deviation (10 folds) and the TAR at the configured FAR, on unseen people."""
-        distances = pair_distances(self._embed().numpy(), self._pairs.left, self._pairs.right)
-        accuracy, deviation = ten_fold_accuracy(distances, self._pairs.same)
-        tar = tar_at_far(distances, self._pairs.same, far=self._config.evaluation.far)
-        return {METRIC_ACCURACY: accuracy, METRIC_ACCURACY_STD: deviation, METRIC_TAR: tar}
+        """Return accuracy and its standard deviation (10 folds) and the TAR at the configured FAR, on unseen people.
+
+        `accuracy`, `accuracy_std` and `tar_at_far` are those of the held-out identities; with none held out, `accuracy`
+        and `tar_at_far` are the means over the verification sets. Each set has its own, `tuner.names.set_metrics`.
+        """
+        embed, far = embedder(self._backbone, self._device), self._config.evaluation.far
+        scores = [verify(faces, embed, far=far) for faces in self._sets]
+        metrics: dict[str, float] = {}
+        for faces, found in zip(self._sets, scores, strict=True):
+            metrics |= zip(set_metrics(faces.name), (found.accuracy, found.accuracy_std, found.tar), strict=True)
+        if self._held_out is None:
+            means = {METRIC_ACCURACY: fmean(each.accuracy for each in scores), METRIC_TAR: fmean(e.tar for e in scores)}
+            return {**means, **metrics}
+        own = verify(self._held_out, embed, far=far)
+        return {METRIC_ACCURACY: own.accuracy, METRIC_ACCURACY_STD: own.accuracy_std, METRIC_TAR: own.tar, **metrics}
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state in host memory, which training on does not change."""
@@ -136,6 +158,7 @@ class FaceWorkload:
             seed=self._seed,
             train=self._train.digest,
             verification=self._verification.digest,
+            sets={each.name: each.digest for each in self._sets},
             device=self._device,
         )
 
@@ -164,20 +187,6 @@ class FaceWorkload:
             state = np.random.SeedSequence([self._seed, _DROPOUT, step]).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0]))
             yield
-
-    @torch.inference_mode()
-    def _embed(self) -> Tensor:
-        """Return f(x) + f(flip x) of every verification face, [N, embedding_size], on the host."""
-        self._backbone.eval()
-        try:
-            sums = []
-            for start in range(0, len(self._verification.labels), EVALUATION_BATCH):
-                images = to_tensor(self._verification.images[start : start + EVALUATION_BATCH])
-                images = images.to(self._device, memory_format=torch.channels_last)
-                sums.append(self._backbone(images) + self._backbone(images.flip(3)))
-            return torch.cat(sums).float().cpu()
-        finally:
-            self._backbone.train()
 
 
 def _host_copy(tree: Any) -> Any:

@@ -1,6 +1,7 @@
 """What decides the losses and metrics of a face run besides its LRs, known without building anything."""
 
 import platform
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,13 @@ CODE: Final = 1
 
 
 def fingerprint(
-    config: FaceConfig, *, seed: int, train: str, verification: str, device: torch.device
+    config: FaceConfig,
+    *,
+    seed: int,
+    train: str,
+    verification: str,
+    sets: Mapping[str, str] | None = None,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Return, as JSON-like data, all that two runs must have in common for equal LRs to give equal losses and metrics.
 
@@ -27,7 +34,8 @@ def fingerprint(
         config: the workload's settings.
         seed: of the initial weights and the batches.
         train: digest of the faces to train on.
-        verification: digest of the faces to verify on.
+        verification: digest of the held-out faces to verify on.
+        sets: digests of the verification sets by name.
         device: where the run trains.
 
     Raises:
@@ -35,13 +43,14 @@ def fingerprint(
     """
     # The digests stand for the settings of the data; where the images wait for their step, no loss can tell.
     of_content = {"cache", "source", "identities", "images_per_identity", "max_identities", "max_images", "held_out"}
-    left_out = {"data": of_content, "model": {"weights"}, "evaluation": {"times"}}
+    left_out = {"data": of_content, "model": {"weights"}, "evaluation": {"times", "sets"}}
     return {
         "code": CODE,
         "config": config.model_dump(mode="json", exclude=left_out),
         "weights": None if config.model.weights is None else weights_digest(config.model.weights),
         "train": train,
         "verification": verification,
+        "sets": dict(sets or {}),
         "seed": seed,
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -1,6 +1,6 @@
 """1:1 verification of templates (IJB-B, IJB-C): many images of a person as one vector, and the TAR at small FARs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,9 @@ PAIRS_AT_ONCE: Final = 2**13
 """Pairs that are scored together: 64 MiB of embeddings of length 512."""
 
 
-def verify_templates(faces: TemplateSet, embed: Embed, *, batch_size: int = 128) -> Mapping[float, float]:
+def verify_templates(
+    faces: TemplateSet, embed: Embed, *, batch_size: int = 128, progress: Callable[[int, int], None] | None = None
+) -> Mapping[float, float]:
     """Return the TAR at each of `FARS` of a network on IJB-B or IJB-C.
 
     Memory holds a block of images, the T templates and the P scores, and not the embeddings of all images.
@@ -25,11 +27,12 @@ def verify_templates(faces: TemplateSet, embed: Embed, *, batch_size: int = 128)
         faces: the set.
         embed: the network, for crops of 112x112.
         batch_size: images that `embed` gets at once.
+        progress: called with (images done, images in all) after each block.
     """
-    return tar_of_templates(faces, embedded(faces.crops(), embed, batch_size=batch_size))
+    return tar_of_templates(faces, embedded(faces.crops(progress=progress), embed, batch_size=batch_size))
 
 
-def embedded(blocks: Iterable[Images], embed: Embed, *, batch_size: int = 128) -> Iterable[NDArray[np.float64]]:
+def embedded(blocks: Iterable[Images], embed: Embed, *, batch_size: int = 128) -> Iterable[Floats]:
     """Yield f(x) + f(flip x) of each block of images, the length kept."""
     for block in blocks:
         yield flip_sum(block, embed, batch_size=batch_size)
