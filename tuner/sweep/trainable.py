@@ -30,16 +30,15 @@ class TrialActor(tune.Trainable):
     name in the stage store, "store": that store's folder or None, "checkpoint_budget": bytes}` and the executor's stop
     file.
 
-    A trial that fails in a known way reports so as its last result, and the process and its warm imports live on. After
-    any other exception the state of the process is anyone's guess, and its memory may be held by what is left of the
-    trial: the next trial gets a fresh one.
+    A trial that fails in a known way reports so as its last result, and the process and its warm imports live on. Where
+    memory was full, it may be held by what is left of the trial, and after any other exception the state of the process
+    is anyone's guess: the next trial gets a fresh one.
     """
 
     _progress: Generator[TrialProgress] | None = None
     _last: TrialProgress | None = None
     _store: tuple[str, StageStore] | None = None
     _failure: Failure | None = None
-    _config: RunConfig
     _stop_file: Path
     _messages: "Messages"
     _deterministic: bool
@@ -60,9 +59,8 @@ class TrialActor(tune.Trainable):
         set_deterministic(device)
         self._deterministic = is_deterministic(device)
         self._stop_file = Path(new_config[STOP_FILE])
-        self._config = RunConfig.model_validate(new_config["run"])
         self._progress = run_trial(
-            self._config,
+            RunConfig.model_validate(new_config["run"]),
             Path(new_config["folder"]),
             device=device,
             store=self._open_store(new_config),
@@ -79,7 +77,7 @@ class TrialActor(tune.Trainable):
         except NoRoomError as error:
             return {NO_ROOM: str(error), "done": True}
         except Exception as error:  # noqa: BLE001 - one trial's failure is one trial's
-            found = failure(error, self._config)
+            found = failure(error)
         else:
             return {STOPPED: True, "done": True} if stopped or self._last is None else self._report(self._last)
         # Out of reach of the exception, whose traceback holds on to all that the trial had.
