@@ -18,6 +18,7 @@ from tuner.stages.trial import TrialProgress, run_trial
 from tuner.sweep.failures import Failure, failure
 from tuner.sweep.jobs import FAILED, NO_ROOM, STOP_FILE, STOPPED
 from tuner.training.determinism import is_deterministic, set_deterministic
+from tuner.training.host_memory import keep_freed_memory
 
 REPORT_SECONDS = 0.5
 """How often a trial reports: often enough for a person to watch, too seldom to cost anything."""
@@ -49,6 +50,7 @@ class TrialActor(tune.Trainable):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._messages = Messages()
         logging.getLogger("tuner").addHandler(self._messages)
+        keep_freed_memory()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
