@@ -9,6 +9,10 @@ class NoRoomError(UserError):
     """The disk stayed full for too long; nothing is lost, and what was under way can be resumed."""
 
 
+class NoMemoryError(UserError):
+    """What was asked for does not fit into the memory of the host or of the GPU."""
+
+
 class DivergedError(Exception):
     """The training loss became NaN or infinite, or exploded; the trial has failed, the sweep goes on."""
 

@@ -139,6 +139,23 @@ class OptimizerConfig(Strict):
     clip_norm: PositiveFloat | None = 5.0
 
 
+class ComputeConfig(Strict):
+    """How a training step is computed; evaluations are in float32 whatever is said here.
+
+    `precision` is that of the backbone; embeddings, head, weights and their update stay in float32. fp16 comes with a
+    scaler of gradients, which leaves out a step whose gradients overflow and goes on with a smaller scale; a CPU has it
+    too, but slowly. `tf32` lets float32 convolutions on a GPU round what they multiply to 10 bits of mantissa.
+    `accumulate` parts of a batch go through the network one after another, to save memory; each has its own BN
+    statistics. `compile` hands the backbone to torch.compile, which takes a C++ compiler and, once for all trials of a
+    sweep, half a minute or more.
+    """
+
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    tf32: bool = True
+    accumulate: PositiveInt = 1
+    compile: bool = False
+
+
 class EvaluationConfig(Strict):
     """Open-set verification on the held-out identities, and on sets that others made.
 
@@ -170,6 +187,7 @@ class FaceConfig(Strict):
     head: HeadConfig = HeadConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -178,6 +196,16 @@ class FaceConfig(Strict):
             raise ValueError(
                 "`data.held_out > 0` must hold without `evaluation.sets`, but got 0; name sets to verify on, or"
                 " hold out identities (0.4 is the default)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_has_equal_parts(self) -> "FaceConfig":
+        batch_size, parts = self.optimizer.batch_size, self.compute.accumulate
+        if batch_size % parts or batch_size < 2 * parts:
+            raise ValueError(
+                f"`compute.accumulate` must divide `optimizer.batch_size` into equal parts of 2 faces or more, but got"
+                f" {parts} and {batch_size}"
             )
         return self
 

@@ -24,6 +24,7 @@ from tuner.training.explosion import Explosion
 from tuner.training.face import FaceWorkload
 from tuner.training.faces import prepare_faces, prepare_sets
 from tuner.training.fingerprint import fingerprint
+from tuner.training.memory import memory_explained
 
 _LOOK_SECONDS: Final = 0.1
 """How often a trial's files are brought up to date, and it is looked whether there is room for more."""
@@ -88,7 +89,15 @@ def run_trial(
         DivergedError: the loss became NaN or infinite, or exploded.
         UserError: the data cannot be used, or a repeated step did not give its recorded loss.
         NoRoomError: the disk stayed full for too long; the trial can be taken up again.
+        NoMemoryError: it does not fit into the memory of the device or the host.
     """
+    with memory_explained(config.workload):
+        yield from _run_trial(config, folder, device=device, store=store, label=label)
+
+
+def _run_trial(
+    config: RunConfig, folder: Path, *, device: torch.device, store: StageStore | None, label: str
+) -> Generator[TrialProgress, None, None]:
     workload, seed = config.workload, config.seed
     train, verification = prepare_faces(workload.data)
     sets = prepare_sets(workload)

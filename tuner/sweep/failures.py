@@ -4,10 +4,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Final
 
-import torch
-
-from tuner.config.run import RunConfig
-from tuner.errors import DivergedError, UserError
+from tuner.errors import DivergedError, NoMemoryError, UserError
 
 REASON_LENGTH: Final = 500
 """Characters of a reason; the traceback has the rest."""
@@ -22,26 +19,15 @@ class Failure:
     known: bool
 
 
-def failure(error: Exception, config: RunConfig) -> Failure:
-    """Return what to tell of an exception that ended the trial of this configuration."""
-    known = isinstance(error, DivergedError | UserError)
-    return Failure(_reason(error, config), "".join(traceback.format_exception(error)), known)
-
-
-def _reason(error: Exception, config: RunConfig) -> str:
+def failure(error: Exception) -> Failure:
+    """Return what to tell of an exception that ended a trial."""
     text = " ".join(str(error).split())
-    if isinstance(error, DivergedError | UserError):
-        return text
-    if _out_of_memory(error):
-        device = "GPU" if isinstance(error, torch.OutOfMemoryError) else "host"
-        way_out = f"lower workload.optimizer.batch_size in the space, which is {config.workload.optimizer.batch_size}"
-        return _clip(f"a trial must fit into the {device}'s memory, but does not; {way_out} ({text})")
-    return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # On the host torch raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    told = isinstance(error, DivergedError | UserError)
+    if not told:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    # Memory that was full may be held by whatever is left of the trial.
+    known = told and not isinstance(error, NoMemoryError)
+    return Failure(text if told else _clip(text), "".join(traceback.format_exception(error)), known)
 
 
 def _clip(text: str) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOST_PROCESS: Final = (
     "the trial's process ended without a result: killed from outside, or the host out of memory; "
-    "for the latter, lower workload.optimizer.batch_size in the space"
+    "for the latter, set workload.compute.accumulate or lower workload.optimizer.batch_size in the space"
 )
 FAILURES_IN_A_ROW: Final = 5
 """So many trials that ran and failed one after another stop the sweep; a repetition of a failed one does not count."""

@@ -16,6 +16,7 @@ from tuner.stages.trial import TrialProgress, run_trial
 from tuner.sweep.failures import Failure, failure
 from tuner.sweep.jobs import FAILED, NO_ROOM, STOP_FILE, STOPPED
 from tuner.training.determinism import is_deterministic, set_deterministic
+from tuner.training.host_memory import keep_freed_memory
 
 REPORT_SECONDS = 0.5
 """How often a trial reports: often enough for a person to watch, too seldom to cost anything."""
@@ -24,22 +25,22 @@ REPORT_SECONDS = 0.5
 class TrialProcess:
     """Runs one trial after another, each from `begin` to its last `step`.
 
-    A trial that fails in a known way reports so as its last result, and the process and its warm imports live on. After
-    any other exception the state of the process is anyone's guess, and its memory may be held by what is left of the
-    trial: the next trial gets a fresh one.
+    A trial that fails in a known way reports so as its last result, and the process and its warm imports live on. Where
+    memory was full, it may be held by what is left of the trial, and after any other exception the state of the process
+    is anyone's guess: the next trial gets a fresh one.
     """
 
     _progress: Generator[TrialProgress] | None = None
     _last: TrialProgress | None = None
     _store: tuple[str, StageStore] | None = None
     _failure: Failure | None = None
-    _config: RunConfig
     _stop_file: Path
     _deterministic: bool
 
     def __init__(self) -> None:
         self._messages = Messages()
         logging.getLogger("tuner").addHandler(self._messages)
+        keep_freed_memory()
 
     def begin(self, config: dict[str, Any]) -> None:
         """Leave the trial before, release its memory, and make the next one ready.
@@ -54,9 +55,8 @@ class TrialProcess:
         set_deterministic(device)
         self._deterministic = is_deterministic(device)
         self._stop_file = Path(config[STOP_FILE])
-        self._config = RunConfig.model_validate(config["run"])
         self._progress = run_trial(
-            self._config,
+            RunConfig.model_validate(config["run"]),
             Path(config["folder"]),
             device=device,
             store=self._open_store(config),
@@ -72,7 +72,7 @@ class TrialProcess:
         except NoRoomError as error:
             return {NO_ROOM: str(error), "done": True}
         except Exception as error:  # noqa: BLE001 - one trial's failure is one trial's
-            found = failure(error, self._config)
+            found = failure(error)
         else:
             return {STOPPED: True, "done": True} if stopped or self._last is None else self._report(self._last)
         # Out of reach of the exception, whose traceback holds on to all that the trial had.

@@ -21,8 +21,10 @@ from tuner.models.names import TORCHVISION
 from tuner.models.partial_fc import PartialFC
 from tuner.models.weights import load_weights
 from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD, METRIC_TAR, set_metrics
+from tuner.training.compiled import compiled, compiler_at_hand
 from tuner.training.embedding import embedder
 from tuner.training.fingerprint import fingerprint
+from tuner.training.precision import check_precision, convolutions, lower_precision, scaler_of
 from tuner.training.verify import verify
 
 _DROPOUT: Final = 4
@@ -36,8 +38,8 @@ class FaceWorkload:
     workload draws none of its own from the process. A step never waits for the device: batches are made on it, and the
     loss is returned unread.
 
-    State: weights and BN statistics of the backbone, class centres of the head, momentum. Batches need none, being a
-    function of (seed, step).
+    State: weights and BN statistics of the backbone, class centres of the head, momentum, the scale of fp16 gradients.
+    Batches need none, being a function of (seed, step).
 
     Args:
         config: the workload's settings.
@@ -48,7 +50,8 @@ class FaceWorkload:
         device: where to train.
 
     Raises:
-        UserError: the backbone does not take such images, or the weights to start from do not fit it.
+        UserError: the backbone does not take such images, the weights to start from do not fit it, or the device does
+            not have the precision.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class FaceWorkload:
         sets: Sequence[VerificationSet] = (),
         device: torch.device,
     ) -> None:
+        check_precision(config.compute.precision, device)
         self._config, self._seed, self._device = config, seed, device
         self._train, self._verification = train, verification
         with torch.random.fork_rng(devices=[]):
@@ -75,6 +79,7 @@ class FaceWorkload:
             load_weights(backbone, config.model.weights)
         # Convolutions on channels-last tensors take a sixth less time, on the CPU as on tensor cores.
         self._backbone = backbone.to(device).to(memory_format=torch.channels_last)
+        self._embeddings = compiled(self._backbone) if config.compute.compile else self._backbone
         self._head = head.to(device)
         self._parameters = [p for p in (*backbone.parameters(), *head.parameters()) if p.requires_grad]
         self._optimizer = torch.optim.SGD(
@@ -84,6 +89,7 @@ class FaceWorkload:
             weight_decay=config.optimizer.weight_decay,
             fused=True,
         )
+        self._scaler = scaler_of(config.compute.precision, self._optimizer, device)
         batches = Batches(
             train,
             batch_size=config.optimizer.batch_size,
@@ -104,19 +110,41 @@ class FaceWorkload:
             self._held_out = drawn_set(verification, num_pairs=pairs, seed=split_seed)
 
     def training_step(self, step: int, lr: float) -> Tensor:
-        """Train on the batch of `step` at learning rate `lr`; return the loss before the update, detached, shape ()."""
+        """Train on the batch of `step` at learning rate `lr`; return the loss before the update, detached, shape ().
+
+        Raises:
+            UserError: the backbone is to be compiled, but cannot be on this machine.
+        """
         images, labels = self._batches(step)
-        with self._random_numbers(step), self._classes(labels, step=step) as places:
-            embeddings = self._backbone(images.contiguous(memory_format=torch.channels_last))
-            loss: Tensor = self._head(embeddings, places)
+        kernels = convolutions(tf32=self._config.compute.tf32, device=self._device)
+        with kernels, self._random_numbers(step), self._classes(labels, step=step) as places:
             self._optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            if self._config.optimizer.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self._parameters, self._config.optimizer.clip_norm)
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
-            self._optimizer.step()
-        return loss.detach()
+            loss = self._gradients(images, places)
+            self._update(lr)
+        return loss
+
+    def _gradients(self, images: Tensor, places: Tensor) -> Tensor:
+        """Add up the gradients of the mean loss over all parts of the batch, scaled for fp16; return that loss."""
+        parts = self._config.compute.accumulate
+        losses = []
+        for some, where in zip(images.chunk(parts), places.chunk(parts), strict=True):
+            with lower_precision(self._config.compute.precision, self._device), compiler_at_hand():
+                embeddings = self._embeddings(some.contiguous(memory_format=torch.channels_last))
+            loss: Tensor = self._head(embeddings, where)
+            with compiler_at_hand():
+                torch.autograd.backward(self._scaler.scale(loss if parts == 1 else loss / parts))
+            losses.append(loss.detach())
+        return losses[0] if parts == 1 else torch.stack(losses).mean()
+
+    def _update(self, lr: float) -> None:
+        """Clip the gradients and take the step; with fp16, neither if a gradient has overflowed."""
+        self._scaler.unscale_(self._optimizer)
+        if self._config.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._config.optimizer.clip_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
 
     def evaluate(self) -> Mapping[str, float]:
         """Return accuracy and its standard deviation (10 folds) and the TAR at the configured FAR, on unseen people.
@@ -141,6 +169,7 @@ class FaceWorkload:
             "backbone": self._backbone.state_dict(),
             "head": self._head.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
         }
         return {name: _host_copy(part) for name, part in state.items()}
 
@@ -150,6 +179,7 @@ class FaceWorkload:
         self._head.load_state_dict(state["head"])
         # A copy, since the optimizer keeps the tensors that it is given.
         self._optimizer.load_state_dict(_host_copy(state["optimizer"]))
+        self._scaler.load_state_dict(state["scaler"])
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return all that decides losses and metrics besides the LRs; the faces count by content, not by path."""
