@@ -49,9 +49,9 @@ def draw_masks(rng: np.random.Generator, num_masks: int) -> NDArray[np.float32]:
 def wear_masks(images: Tensor, masks: Tensor) -> Tensor:
     """Return the images with a mask drawn over the lower face of each.
 
-    The upper edge rises over the nose, the sides narrow from the jaw to the chin, and two straps lead to the ears.
-    Edges are smoothed over a pixel. Where the face is aligned, the upper half of the image is not touched, and
-    from 0.74 to 0.9 of the height the middle third of the width, where the mouth is, is covered.
+    The upper edge rises over the nose, the sides narrow from the jaw to the chin, and two straps on each side lead to
+    the ears. Edges are smoothed over a pixel. Where the face is aligned, the upper half of the image is not touched,
+    and from 0.74 to 0.9 of the height the middle third of the width, where the mouth is, is covered.
 
     Args:
         images: faces, uint8 [B, H, W, 3].
@@ -67,10 +67,10 @@ def wear_masks(images: Tensor, masks: Tensor) -> Tensor:
     down = down - lower_by - tilt * across
     aside = across.abs()
 
-    # Each of the next three is how far inside an edge a pixel lies.
+    # How far inside each edge a pixel lies, negative outside.
     below_top = down - (top + _CHEEK * (1 - torch.exp(-((across / 0.14) ** 2))))
     narrowing = ((down - _JAW) / (chin - _JAW)).clamp(0, 1)
-    from_side = half_width * (1 - narrowing**2.5).sqrt() - aside
+    from_side = half_width * (1 - narrowing**3).sqrt() - aside
     inside = torch.minimum(torch.minimum(below_top, from_side), chin - down)
     outward = aside - half_width
     upper = (down - (top + _CHEEK + 0.02 - 0.5 * outward)).abs()
@@ -78,8 +78,8 @@ def wear_masks(images: Tensor, masks: Tensor) -> Tensor:
     strap = torch.minimum(0.009 - torch.minimum(upper, lower), torch.minimum(outward + 0.04, _EAR - outward))
     cover = (torch.maximum(inside, strap) * height + 0.5).clamp(0, 1)
 
-    folds = (0.5 + 0.5 * torch.cos((down + 0.25 * aside**2 - top) * (2 * torch.pi / 0.075))) ** 6
-    hem = torch.exp(-(((below_top - 0.015) / 0.006) ** 2)) * 0.12
+    folds = torch.cos((down + 0.25 * aside**2 - top) * (torch.pi / 0.075)) ** 6
+    hem = 0.12 * (1 - ((below_top - 0.015) / 0.01) ** 2).clamp(min=0)
     shade = 1 - 0.35 * (aside / half_width).clamp(0, 1) ** 2 - depth * folds * (down < 0.93) - hem
     colours = masks[:, None, None, 7:] * shade[..., None]
     return torch.lerp(images.to(torch.float32), colours, cover[..., None]).round_().clamp_(0, 255).to(torch.uint8)

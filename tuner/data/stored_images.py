@@ -100,7 +100,7 @@ def _ask_ahead(images: Images, rows: NDArray[np.int64]) -> None:
     """Ask the system for the pages of all rows of a large memory map at once.
 
     Taken one by one, each page that is not in memory waits for the disk, and brings in what lies behind it unasked: of
-    random images in a set larger than memory, nearly a hundred times as slow.
+    random images that the disk alone holds, some fifty times as slow.
     """
     file = mapped_file(images)
     if file is None or images.nbytes < LARGE_MAP_BYTES or not hasattr(mmap, "MADV_WILLNEED"):
