@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain_executor import execute, running_ray
+from plain_executor import stand_in
 from records import encoded_face, face_pixels
 from rich.console import Console
 from sklearn.metrics import accuracy_score, roc_curve
@@ -24,7 +24,6 @@ from tuner.models.backbones import build_backbone
 from tuner.search.ledger import Ledger
 from tuner.stages.store import StageStore
 from tuner.stages.trial import run_trial
-from tuner.sweep import executor
 from tuner.sweep.asked import Asked
 from tuner.sweep.begin import new_sweep
 from tuner.sweep.ending import Ending
@@ -174,8 +173,7 @@ SPACE: dict[str, Any] = {
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(executor, "execute", execute)
-    monkeypatch.setattr(executor, "running_ray", running_ray)
+    stand_in(monkeypatch)
     return tmp_path
 
 
