@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from tuner.cli import compare, replay, scale, spaces, stages, status, sweep, sync
+from tuner.cli import compare, replay, scale, spaces, stages, status, sweep, sync, train
 from tuner.errors import SweepStoppedError, UserError
 
 _INTERRUPTED = (130, 143)
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(sweep.sweep)
 app.command()(sweep.resume)
+app.command()(train.train)
 app.command()(status.status)
 app.command()(compare.compare)
 app.command()(sync.sync)

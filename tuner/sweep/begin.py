@@ -13,7 +13,7 @@ from tuner.config.space_file import load_space
 from tuner.errors import UserError
 from tuner.names import STAGES_DIR, SWEEPS_DIR, TAG_FOLDER
 from tuner.search.ledger import Ledger
-from tuner.search.plan import make_plan
+from tuner.search.plan import make_plan, planned_workload
 from tuner.sizes import num_bytes
 from tuner.stages.store import DEFAULT_BUDGET
 from tuner.sweep.asked import Asked, Budget
@@ -76,7 +76,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
     if not wait:
         with device_lock(device, sweep=folder.path):
             pass  # a GPU in use is told before the faces are decoded
-    faces = prepare(plan, console)
+    faces = prepare(planned_workload(plan), console)
     tracker = connect(uri)
     with ExitStack() as locks:
         locks.enter_context(device_lock(device, sweep=folder.path, wait=wait, tell=tell))

@@ -1,4 +1,4 @@
-"""The faces of a sweep, decoded or rendered once before the first trial."""
+"""The faces of a sweep or a single run, decoded or rendered once before the first step."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from tuner.config.run import FaceConfig
 from tuner.errors import UserError
 from tuner.names import SYNTHETIC
-from tuner.search.plan import Plan
 from tuner.tracking.runs import DataDescription
 from tuner.training.faces import prepare_faces
 
 
-def prepare(plan: Plan, console: Console) -> DataDescription:
-    """Decode or render the faces of a plan, find out whether they can be used, and describe them."""
-    config = plan.space.workload.data.model_copy(update={} if plan.data is None else {"source": plan.data})
+def prepare(workload: FaceConfig, console: Console) -> DataDescription:
+    """Decode or render the faces of a workload, find out whether they can be used, and describe them."""
+    config = workload.data
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("preparing faces", total=None)
         on_image: Callable[[int, int], None] = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731

@@ -34,7 +34,7 @@ def _reason(error: Exception, config: RunConfig) -> str:
         return text
     if _out_of_memory(error):
         device = "GPU" if isinstance(error, torch.OutOfMemoryError) else "host"
-        way_out = f"lower workload.optimizer.batch_size in the space, which is {config.workload.optimizer.batch_size}"
+        way_out = f"lower workload.optimizer.batch_size, which is {config.workload.optimizer.batch_size}"
         return _clip(f"a trial must fit into the {device}'s memory, but does not; {way_out} ({text})")
     return _clip(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 

@@ -12,7 +12,7 @@ from tuner.config.space_file import SpaceFile, load_space
 from tuner.errors import UserError
 from tuner.names import STAGES_DIR
 from tuner.search.ledger import Ledger
-from tuner.search.plan import Plan
+from tuner.search.plan import Plan, planned_workload
 from tuner.sweep.asked import Asked, Budget
 from tuner.sweep.begin import new_folder
 from tuner.sweep.data import absolute_data, prepare
@@ -57,7 +57,7 @@ def resume_sweep(
         check_same(asked, ledger.plan, description)
         budget = _budget(asked, description, ended=ledger.num_finished)
         uri = reopen_uri(description.tracking_uri, asked.tracking_uri)
-        faces = prepare(ledger.plan, console)
+        faces = prepare(planned_workload(ledger.plan), console)
         if description.faces not in (None, faces.digest):
             raise UserError(
                 f"a resumed sweep needs the faces that it was begun with, but those in {faces.source} have changed; "
