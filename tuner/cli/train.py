@@ -6,17 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner.cli.sweep import TrackingURI, Wait
+from tuner.cli.sweep import MaxIdentities, MaxImages, TrackingURI, Wait
 
 if TYPE_CHECKING:
     from tuner.sweep.run_folder import RunFolder, RunRecord
-
-MaxIdentities = Annotated[
-    int | None, typer.Option(min=4, metavar="N", help="Train on N of the identities, drawn by the split's seed.")
-]
-MaxImages = Annotated[
-    int | None, typer.Option(min=20, metavar="N", help="Train on whole identities with N images together at most.")
-]
 
 
 def train(

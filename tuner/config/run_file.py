@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from tuner.config.run import RunConfig
 from tuner.config.strict_yaml import did_you_mean, explain, parse_mapping, read_text
 from tuner.errors import UserError
+from tuner.names import SYNTHETIC
 
 _RECIPES: Final = Path(__file__).parents[1] / "recipes"
 _BASE: Final = "base"
@@ -42,6 +43,12 @@ class RunFile:
         """What the run is called: the file's name, or its folder's where the file is called config."""
         return self.path.absolute().parent.name if self.path.stem == "config" else self.path.stem
 
+    def check_data(self) -> None:
+        """Raise UserError where the run is a recipe, whose data must be named, and is not there under its own name."""
+        source = self.config.workload.data.source
+        if self.shipped and source != SYNTHETIC and not Path(source).exists():
+            raise UserError(f"the recipe {self.name} is for {source}; say with --data where that is")
+
 
 def load_run(name_or_path: str | Path) -> RunFile:
     """Read and check a run: a file's path, or the name of a shipped recipe such as "ms1mv3_r50".
@@ -55,9 +62,8 @@ def load_run(name_or_path: str | Path) -> RunFile:
 
 
 def shipped_recipes() -> list[RunFile]:
-    """Return the recipes that come with the tool, by name; what only serves as a base for others has no description."""
-    found = [load_run(name) for name in _shipped_names()]
-    return [recipe for recipe in found if recipe.description]
+    """Return the recipes that come with the tool, by name."""
+    return [load_run(name) for name in _shipped_names()]
 
 
 def run_text(config: RunConfig) -> str:
@@ -118,4 +124,5 @@ def _locate(given: Path, *, beside: Path = Path()) -> tuple[Path, bool]:
 
 
 def _shipped_names() -> list[str]:
-    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+    """Return the names of the recipes; a name that starts with _ is no recipe, but the base of some."""
+    return sorted(path.stem for path in _RECIPES.glob("[!_]*.yaml"))

@@ -13,7 +13,7 @@ from tuner.config.run import RunConfig
 from tuner.config.run_file import RunFile, load_run, run_text
 from tuner.config.strict_yaml import dotted
 from tuner.errors import UserError
-from tuner.names import CONFIG_FILE, RUNS_DIR, STAGES_DIR, SYNTHETIC, TAG_FOLDER
+from tuner.names import CONFIG_FILE, RUNS_DIR, STAGES_DIR, TAG_FOLDER
 from tuner.schedulers.registry import setting_names
 from tuner.schedulers.settings import check_settings
 from tuner.sweep.data import absolute_data, prepare
@@ -119,8 +119,8 @@ def _overridden(file: RunFile, asked: AskedRun) -> RunConfig:
     config = file.config
     data, model = config.workload.data, config.workload.model
     source = absolute_data(asked.data or data.source)
-    if file.shipped and asked.data is None and source != SYNTHETIC and not Path(str(source)).exists():
-        raise UserError(f"the recipe {file.name} is for {data.source}; say where that is, with --data")
+    if asked.data is None:
+        file.check_data()
     limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
     changed: dict[str, Any] = config.to_dict()
     workload = changed["workload"]
