@@ -105,7 +105,7 @@ def check_same(asked: Asked, plan: Plan, description: SweepDescription) -> None:
             )
     space = plan.space if asked.space is None else load_space(asked.space)
     if _meaning(asked_space(asked, space)) != _meaning(plan.space):
-        what = "workload" if asked.space is None else f"space {asked.space} (or its workload)"
+        what = "workload" if asked.space is None else f"space {asked.space}"
         raise UserError(
             f"a resumed sweep must be the one that was begun, but the {what} is not the one that the "
             f"sweep {description.name!r} has; leave it away, or choose another --name"
