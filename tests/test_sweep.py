@@ -192,6 +192,20 @@ def test_a_sweep_without_sharing_in_a_fresh_process_gives_the_same_bits(
         assert (smoke.folder / file).read_bytes() == (alone.folder / file).read_bytes()
 
 
+def test_a_trial_trained_again_by_itself_costs_nothing_and_gives_the_same_curve(
+    smoke: Finished, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(smoke.folder.parents[1])
+    best = smoke.trials[0]
+    trial = smoke.folder / "trials" / f"{best['trial']:04d}"
+    outcome = json.loads(command("train", str(trial / "config.yaml"), "--name", "best", "--json").out)
+    assert (outcome["steps_executed"], outcome["steps_shared"]) == (0, 40)
+    assert outcome["metrics"] == best["metrics"]
+    for name in ("curve.csv", "evaluations.jsonl"):
+        assert (Path("runs/best") / name).read_bytes() == (trial / name).read_bytes()
+    assert Path(outcome["weights"]).stat().st_size > 0
+
+
 def test_mlflow_says_what_was_shared_and_with_whom(smoke: Finished) -> None:
     ids = {trial["run_id"] for trial in smoke.trials}
     for trial in smoke.trials:

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from tuner.cli import compare, evaluate, replay, scale, spaces, stages, status, sweep, sync
+from tuner.cli import compare, evaluate, recipes, replay, scale, spaces, stages, status, sweep, sync, train
 from tuner.errors import SweepStoppedError, UserError
 
 _INTERRUPTED = (130, 143)
@@ -22,11 +22,13 @@ app = typer.Typer(
 )
 app.command()(sweep.sweep)
 app.command()(sweep.resume)
+app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(status.status)
 app.command()(compare.compare)
 app.command()(sync.sync)
 app.command()(spaces.spaces)
+app.command()(recipes.recipes)
 app.command()(replay.replay)
 app.command()(scale.scale)
 app.add_typer(stages.app, name="stages")

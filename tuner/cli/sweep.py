@@ -16,6 +16,12 @@ Verify = Annotated[
     int,
     typer.Option(min=0, metavar="K", help="Then train K of the trials again, without sharing, and compare them."),
 ]
+MaxIdentities = Annotated[
+    int | None, typer.Option(min=4, metavar="N", help="Use N of the identities, drawn by the split's seed.")
+]
+MaxImages = Annotated[
+    int | None, typer.Option(min=20, metavar="N", help="Use whole identities with N images together at most.")
+]
 BudgetSteps = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="End after N training steps that were actually run.")
 ]
@@ -27,6 +33,10 @@ def sweep(
         str | None, typer.Argument(help="Search space: a YAML file, or the name of a shipped one [default: fastface].")
     ] = None,
     *,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Train what this recipe trains: a run's YAML file, or a shipped one [default: the space's]."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -34,6 +44,8 @@ def sweep(
             help="Faces: a folder root/identity/image.*, or rendered ones [default: synthetic].",
         ),
     ] = None,
+    max_identities: MaxIdentities = None,
+    max_images: MaxImages = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials [default: the space's, unless a budget is given].")
     ] = None,
@@ -97,7 +109,10 @@ def sweep(
 
     asked = Asked(
         space=space,
+        recipe=recipe,
         data=data,
+        max_identities=max_identities,
+        max_images=max_images,
         steps=steps,
         seed=seed,
         sampler=sampler,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.config.space_model import SamplerName
+from tuner.config.run_file import load_run
+from tuner.config.space_model import SamplerName, SpaceFile
 from tuner.trials import TrialRecord
 
 
@@ -12,12 +13,17 @@ from tuner.trials import TrialRecord
 class Asked:
     """What was said of a sweep; None where nothing was: the space or the sweep that exists decides then.
 
-    `share` lets trials take over the steps that earlier trials of the working folder have trained, whose checkpoints
-    may take `checkpoint_budget` ("20GiB") on disk. `trials`, `budget_steps` and `budget_minutes` make the `Budget`.
+    `recipe` is a run's file, or the name of a shipped recipe, whose workload takes the place of the space's own;
+    `max_identities` and `max_images` take a part of its data. `share` lets trials take over the steps that earlier
+    trials of the working folder have trained, whose checkpoints may take `checkpoint_budget` ("20GiB") on disk.
+    `trials`, `budget_steps` and `budget_minutes` make the `Budget`.
     """
 
     space: str | None = None
+    recipe: str | None = None
     data: str | None = None
+    max_identities: int | None = None
+    max_images: int | None = None
     steps: int | None = None
     seed: int | None = None
     sampler: SamplerName | None = None
@@ -31,6 +37,24 @@ class Asked:
     name: str | None = None
     out: Path | None = None
     tracking_uri: str | None = None
+
+
+def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
+    """Return a space with the workload of the recipe that was asked for, and a part of the data.
+
+    Raises:
+        UserError: there is no such recipe, or its data is not named.
+    """
+    workload = space.workload
+    if asked.recipe is not None:
+        recipe = load_run(asked.recipe)
+        if asked.data is None:
+            recipe.check_data()
+        workload = recipe.config.workload
+    limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
+    given = {name: value for name, value in limits.items() if value is not None}
+    workload = workload.model_copy(update={"data": workload.data.model_copy(update=given)})
+    return space.model_copy(update={"workload": workload})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,10 @@ from tuner.config.space_file import load_space
 from tuner.errors import UserError
 from tuner.names import STAGES_DIR, TAG_FOLDER
 from tuner.search.ledger import Ledger
-from tuner.search.plan import make_plan
+from tuner.search.plan import make_plan, planned_workload
 from tuner.sizes import num_bytes
 from tuner.stages.store import DEFAULT_BUDGET
-from tuner.sweep.asked import Asked, Budget
+from tuner.sweep.asked import Asked, Budget, asked_space
 from tuner.sweep.data import absolute_data, prepare
 from tuner.sweep.devices import first_visible, gpus
 from tuner.sweep.disk import check_disk, needs
@@ -43,7 +43,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
     """
     tell = partial(console.print, highlight=False, soft_wrap=True)
     file = asked.space or "fastface"
-    space = load_space(file)
+    space = asked_space(asked, load_space(file))
     plan = make_plan(
         space,
         steps=asked.steps,
@@ -75,7 +75,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
     if not wait:
         with device_lock(device, sweep=folder.path):
             pass  # a GPU in use is told before the faces are decoded
-    faces = prepare(plan, console)
+    faces = prepare(planned_workload(plan), console)
     tracker = connect(uri)
     with ExitStack() as locks:
         locks.enter_context(device_lock(device, sweep=folder.path, wait=wait, tell=tell))
@@ -85,6 +85,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
             name=name,
             params={
                 "space": space.file,
+                **({} if asked.recipe is None else {"recipe": asked.recipe}),
                 "data": plan.data or space.workload.data.source,
                 "budget": str(budget),
                 "total_steps": plan.steps,

@@ -1,4 +1,4 @@
-"""What the trials of a sweep read: checked, and its images decoded or rendered once, before the first trial."""
+"""What a sweep or a single run reads: checked, and its images decoded or rendered once, before the first step."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,15 +10,13 @@ from rich.progress import Progress
 from tuner.config.run import FaceConfig
 from tuner.errors import UserError
 from tuner.names import SYNTHETIC
-from tuner.search.plan import Plan
 from tuner.tracking.environment import DataDescription
 from tuner.training.faces import prepare_faces, prepare_sets
 
 
-def prepare(plan: Plan, console: Console) -> DataDescription:
-    """Decode or render all images of a plan, find out whether they and the weights can be used, and describe them."""
-    workload = plan.space.workload
-    config = workload.data.model_copy(update={} if plan.data is None else {"source": plan.data})
+def prepare(workload: FaceConfig, console: Console) -> DataDescription:
+    """Decode or render all images of a workload, find out if they and the weights can be used, and describe them."""
+    config = workload.data
     weights = _weights_digest(workload)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("preparing faces", total=None)

@@ -1,4 +1,4 @@
-"""Whether the disk has room for a sweep, found out before it begins; `tuner.room` looks after it while it runs."""
+"""Whether the disk has room for a sweep or a run, found out before it begins; then `tuner.room` looks after it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ def needs(*, folder: Path, store: Path | None, database: Path | None, steps: int
     return found
 
 
-def check_disk(found: Iterable[Need], *, tell: Callable[[str], object]) -> None:
-    """Refuse a sweep whose first trial would not fit on the disk, and tell of one that may fill it.
+def check_disk(found: Iterable[Need], *, tell: Callable[[str], object], what: str = "sweep") -> None:
+    """Refuse a sweep (or `what` it is) whose first trial would not fit on the disk, and tell of one that may fill it.
 
     Raises:
         UserError: there is less room than the first trial needs and than is left free always.
@@ -67,13 +67,13 @@ def check_disk(found: Iterable[Need], *, tell: Callable[[str], object]) -> None:
         most = floor + sum(need.in_all for need in group)
         if free < least:
             raise UserError(
-                f"a sweep like this needs {shown(least)} free in {place} to begin, but there are {shown(free)}; "
+                f"a {what} like this needs {shown(least)} free in {place} to begin, but there are {shown(free)}; "
                 "make room, or use another disk"
             )
         if free < most:
             parts = ", ".join(f"{need.what} {shown(need.in_all)}" for need in group)
             tell(
-                f"note: the sweep may write {shown(most)} in {place} ({parts}), but {shown(free)} are free; "
+                f"note: the {what} may write {shown(most)} in {place} ({parts}), but {shown(free)} are free; "
                 "when they are used up, it pauses until there is room"
             )
 

@@ -1,4 +1,4 @@
-"""One sweep per GPU and one process per sweep: locks of the operating system, which end with their holder.
+"""One sweep or run per GPU, and one process for each: locks of the operating system, which end with their holder.
 
 A lock is an `flock` on a file, and what the file says is who holds it. So a lock of a dead process is free, however it
 died, and what it left in the file is overwritten. Programs that the holder started do not have the lock: Ray's
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from tuner.errors import UserError
-from tuner.names import FORMAT_VERSION, LOCK_FILE
+from tuner.names import FORMAT_VERSION, LOCK_FILE, RUN_LOCK_FILE
 from tuner.sweep.devices import VISIBLE, Gpu
 
 PROBE_SECONDS: Final = 1.0
@@ -59,10 +59,25 @@ def sweep_lock(folder: Path, *, wait: bool = False, tell: Callable[[str], None] 
     Raises:
         UserError: another process runs it, and `wait` is False; or the folder cannot be written.
     """
-    path = folder / LOCK_FILE
+    with _folder_lock(folder, LOCK_FILE, what="the sweep", wait=wait, tell=tell):
+        yield
+
+
+@contextmanager
+def run_lock(folder: Path, *, wait: bool = False, tell: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Be the one process that trains the single run in `folder`; all else is as for `sweep_lock`."""
+    with _folder_lock(folder, RUN_LOCK_FILE, what="the run in", wait=wait, tell=tell):
+        yield
+
+
+@contextmanager
+def _folder_lock(
+    folder: Path, file: str, *, what: str, wait: bool, tell: Callable[[str], None] | None
+) -> Iterator[None]:
+    path = folder / file
 
     def busy(holder: Holder) -> str:
-        return f"one process at a time may run the sweep {folder}, but another one does ({holder})"
+        return f"one process at a time may run {what} {folder}, but another one does ({holder})"
 
     descriptor = _open(path)
     with _locked(descriptor, path, sweep=folder, busy=busy, wait=wait, tell=tell, way_out="wait for it with --wait"):
@@ -93,7 +108,7 @@ def is_running(folder: Path) -> Holder | None:
 def device_lock(
     device: Gpu | None, *, sweep: Path, wait: bool = False, tell: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """Be the one sweep of this user that uses `device` while the block runs; the CPU (None) is not locked.
+    """Be the one sweep or run of this user that uses `device` while the block runs; the CPU (None) is not locked.
 
     Meanwhile CUDA_VISIBLE_DEVICES names this device alone, so that what is locked is what is used. The lock's file is
     in a folder of the user's own in the system's folder for temporary files.
@@ -114,7 +129,7 @@ def device_lock(
     path = folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', device.id)}.lock"
 
     def busy(holder: Holder) -> str:
-        return f"one sweep at a time may use the GPU {device}, but {holder.sweep} does ({holder})"
+        return f"one sweep or run at a time may use the GPU {device}, but {holder.sweep} does ({holder})"
 
     way_out = f"wait for it with --wait, or name another GPU in {VISIBLE}"
     descriptor = _open(path)

@@ -60,7 +60,7 @@ class ConsoleProgress:
         self._done = 0
         self._last_line = 0.0
         left = None if budget.trials is None else max(0, budget.trials - len(ended))
-        self._clock = None if left is None else _Clock(total_steps=left * steps)
+        self._clock = None if left is None else Clock(total_steps=left * steps)
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "ConsoleProgress":
@@ -132,7 +132,7 @@ class ConsoleProgress:
         return f"{(max if self._maximize else min)(values):.4f}" if values else "-"
 
 
-class _Clock:
+class Clock:
     """Estimates the time left from the steps since the first report: what came before it was start-up."""
 
     def __init__(self, *, total_steps: int) -> None:
@@ -141,6 +141,7 @@ class _Clock:
         self._started: float | None = None
 
     def ran(self, steps: int) -> None:
+        """Hear that so many more steps ran."""
         self._left -= steps
         if self._started is None:
             self._started = time.monotonic()
@@ -148,9 +149,11 @@ class _Clock:
             self._ran += steps
 
     def skip(self, steps: int) -> None:
+        """Hear that so many steps need not run."""
         self._left -= steps
 
     def left(self) -> str:
+        """Return the time left as hours, minutes and seconds."""
         if self._ran == 0 or self._started is None:
             return "?"
         seconds = round((time.monotonic() - self._started) / self._ran * self._left)

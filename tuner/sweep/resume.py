@@ -12,8 +12,8 @@ from tuner.config.space_file import SpaceFile, load_space
 from tuner.errors import UserError
 from tuner.names import STAGES_DIR
 from tuner.search.ledger import Ledger
-from tuner.search.plan import Plan
-from tuner.sweep.asked import Asked, Budget
+from tuner.search.plan import Plan, planned_workload
+from tuner.sweep.asked import Asked, Budget, asked_space
 from tuner.sweep.data import absolute_data, prepare
 from tuner.sweep.devices import first_visible
 from tuner.sweep.ending import Ending
@@ -55,7 +55,7 @@ def resume_sweep(
         check_same(asked, ledger.plan, description)
         budget = _budget(asked, description, ended=ledger.num_finished)
         uri = reopen_uri(description.tracking_uri, asked.tracking_uri)
-        faces = prepare(ledger.plan, console)
+        faces = prepare(planned_workload(ledger.plan), console)
         if description.faces not in (None, faces.digest):
             raise UserError(
                 f"a resumed sweep needs the data that it was begun with, but the faces in {faces.source}, the "
@@ -103,9 +103,11 @@ def check_same(asked: Asked, plan: Plan, description: SweepDescription) -> None:
                 f"a resumed sweep must be the one that was begun, but {what} is {wanted} and the sweep "
                 f"{description.name!r} has {found}; leave it away, or choose another --name"
             )
-    if asked.space is not None and _meaning(load_space(asked.space)) != _meaning(plan.space):
+    space = plan.space if asked.space is None else load_space(asked.space)
+    if _meaning(asked_space(asked, space)) != _meaning(plan.space):
+        what = "workload" if asked.space is None else f"space {asked.space}"
         raise UserError(
-            f"a resumed sweep must be the one that was begun, but the space {asked.space} is not the one that the "
+            f"a resumed sweep must be the one that was begun, but the {what} is not the one that the "
             f"sweep {description.name!r} has; leave it away, or choose another --name"
         )
 

@@ -3,14 +3,16 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tuner.config.run import RunConfig
+from tuner.config.run_file import run_text
 from tuner.errors import NoRoomError
-from tuner.names import CURVE_FILE, STAGES_DIR, TRACEBACK_FILE
+from tuner.names import CONFIG_FILE, CURVE_FILE, STAGES_DIR, TRACEBACK_FILE
 from tuner.room import wait_for_room
 from tuner.search.cost_aware import Prospect
 from tuner.search.ledger import Ledger
@@ -180,6 +182,8 @@ class SweepSource:
     def _config(self, suggestion: Suggestion) -> dict[str, Any]:
         folder = self._folder.trial(suggestion.number)
         folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a full disk: MLflow has it too
+            (folder / CONFIG_FILE).write_text(run_text(suggestion.config), "utf-8")
         return {
             "run": suggestion.config.to_dict(),
             "folder": str(folder),

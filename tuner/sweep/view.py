@@ -10,8 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import yaml
-
+from tuner.config.run_file import run_text
 from tuner.names import CONFIG_FILE, CURVE_FILE, TRACEBACK_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, Plan, run_config
@@ -233,9 +232,7 @@ class RunView:
 
 
 def _config_text(plan: Plan, record: TrialRecord) -> str:
-    config = run_config(plan, Assignment(record.scheduler, record.settings, record.base_lr))
-    written = {**config.to_dict(), "resolved_scheduler": repr(config.schedule().params)}
-    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
+    return run_text(run_config(plan, Assignment(record.scheduler, record.settings, record.base_lr)))
 
 
 def _mended(receipt: Receipt) -> str:

@@ -42,13 +42,15 @@ class Receipt:
 
 @dataclass(slots=True)
 class Parcel:
-    """One run and what it has yet to send; `trial` is None for the sweep's own run, which has an id from the start.
+    """One run and what it has yet to send; `trial` is None for a run that has an id from the start.
 
-    `found` is the run as it was when this process first met it. `texts` are the artifacts yet to be sent.
+    Such a run, a sweep's own or a single one, is called by its `title`. `found` is the run as it was when this process
+    first met it. `texts` are the artifacts yet to be sent.
     """
 
     key: str
     box: Outbox
+    title: str = "the sweep"
     trial: TrialRun | None = None
     run_id: str | None = None
     texts: dict[str, str | Callable[[], str]] = field(default_factory=dict)
@@ -58,25 +60,27 @@ class Parcel:
     @property
     def name(self) -> str:
         """What people call the run."""
-        return "the sweep" if self.trial is None else f"trial {self.trial.number}"
+        return self.title if self.trial is None else f"trial {self.trial.number}"
 
 
 class Courier:
-    """Delivers parcels of one sweep.
+    """Delivers parcels of one sweep, or of a single run.
 
     `answers` counts how often the store did what it was asked.
 
     Args:
         tracker: the store.
-        parent: id of the sweep's run; trials get its experiment and its data.
+        parent: id of the sweep's run, or of the single one; trials get its experiment and its data.
         run_ids: the runs that are known, by the key of their parcels; new ones are added.
+        title: what people call the run `parent`.
     """
 
-    def __init__(self, tracker: Tracker, *, parent: str, run_ids: Mapping[str, str]) -> None:
+    def __init__(self, tracker: Tracker, *, parent: str, run_ids: Mapping[str, str], title: str = "the sweep") -> None:
         self.answers = 0
         self.run_ids = dict(run_ids)
         self._tracker = tracker
         self._parent = parent
+        self._title = title
         self._experiment_id = ""
         self._data: Sequence[DatasetInput] = ()
 
@@ -146,7 +150,9 @@ class Courier:
     def _meet_parent(self) -> None:
         parent = self._get(self._parent)
         if parent is None:
-            raise ForeignStoreError(f"the tracking store {self._tracker.shown} has no run {self._parent}, the sweep's")
+            raise ForeignStoreError(
+                f"the tracking store {self._tracker.shown} has no run {self._parent}, {self._title}'s"
+            )
         self._data = parent.inputs.dataset_inputs if parent.inputs else ()
         self._experiment_id = str(parent.info.experiment_id)
 

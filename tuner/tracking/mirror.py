@@ -1,4 +1,4 @@
-"""Keep the runs of a sweep in the tracking store, from one background thread, so that training never waits for it.
+"""Keep the runs of a sweep, or a single one, in the tracking store, from one thread; training never waits for it.
 
 A batch that the store does not take is tried again, the same batch, until it does or the mirror is closed; meanwhile
 new points wait in their files. Runs are made and filled in the order in which they were begun.
@@ -72,8 +72,9 @@ class CurveMirror:
 
     Args:
         tracker: the store, which need not have been reached yet.
-        parent: id of the sweep's run.
+        parent: id of the sweep's run, or of the single one.
         run_ids: the trials' runs that are known from before, by key.
+        title: what people call the run `parent`.
         poll_seconds: how often the files are looked at.
         first_retry_seconds: wait after the first failure; it doubles with each further one, up to half a minute.
     """
@@ -84,10 +85,12 @@ class CurveMirror:
         *,
         parent: str,
         run_ids: Mapping[str, str] | None = None,
+        title: str = "the sweep",
         poll_seconds: float = POLL_SECONDS,
         first_retry_seconds: float = FIRST_RETRY_SECONDS,
     ) -> None:
-        self._courier = Courier(tracker, parent=parent, run_ids=run_ids or {})
+        self._courier = Courier(tracker, parent=parent, run_ids=run_ids or {}, title=title)
+        self._title = title
         self._shown = tracker.shown
         self._poll_seconds = poll_seconds
         self._first_retry_seconds = first_retry_seconds
@@ -146,7 +149,9 @@ class CurveMirror:
         with self._condition:
             if key in self._parcels:
                 raise ValueError(f"a run is followed once, but {key} is already")
-            self._parcels[key] = Parcel(key, box, trial=trial, run_id=run_id, texts=dict(texts or {}))
+            self._parcels[key] = Parcel(
+                key, box, title=self._title, trial=trial, run_id=run_id, texts=dict(texts or {})
+            )
             if ending is not None:
                 self._end(key, ending)
             self._wake()

@@ -40,15 +40,41 @@ def start_sweep(
     `texts` (file name: content) become artifacts, such as `config.yaml` and `environment.json`. Raises UserError if
     the store or its artifact store does not take them: better now than after the first trial.
     """
-    with tracker.asked_to("record the sweep"):
-        created = _create(tracker.client, tracker.experiment_id, name=name, tags={TAG_KIND: "sweep", **(tags or {})})
+    return _start(tracker, "sweep", name=name, params=params, tags=tags or {}, texts=texts or {}, data=data)
+
+
+def start_run(
+    tracker: Tracker,
+    *,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
+    data: DataDescription | None = None,
+) -> str:
+    """Create a run that belongs to no sweep and return its id; all else is as for `start_sweep`."""
+    return _start(tracker, "run", name=name, params=params, tags=tags or {}, texts=texts or {}, data=data)
+
+
+def _start(
+    tracker: Tracker,
+    kind: Literal["sweep", "run"],
+    *,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    texts: Mapping[str, str],
+    data: DataDescription | None,
+) -> str:
+    with tracker.asked_to(f"record the {kind}"):
+        created = _create(tracker.client, tracker.experiment_id, name=name, tags={TAG_KIND: kind, **tags})
     run_id = str(created.info.run_id)
     try:
-        with tracker.asked_to("take the sweep's settings, data and artifacts"):
+        with tracker.asked_to(f"take the {kind}'s settings, data and artifacts"):
             tracker.client.log_batch(run_id, params=_params(params), synchronous=True)
             if data is not None:
                 tracker.client.log_inputs(run_id, [_dataset_input(data)])
-            for file_name, text in (texts or {}).items():
+            for file_name, text in texts.items():
                 tracker.client.log_text(run_id, text, file_name)
     except BaseException:
         with suppress(Exception):  # the first error is the one to tell
