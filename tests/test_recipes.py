@@ -22,6 +22,7 @@ from tuner.sweep import begin
 from tuner.sweep.asked import Asked, asked_space
 from tuner.sweep.begin import new_sweep
 from tuner.sweep.ending import Ending
+from tuner.sweep.folder import SweepFolder
 from tuner.sweep.resume import check_same
 
 STEPS = {"ms1mv3": 202_320, "webface4m": 165_435, "webface8m": 330_675, "webface12m": 496_875}
@@ -139,7 +140,7 @@ def test_a_sweep_on_a_recipe_goes_on_only_with_the_same_one(
     ledger = new_sweep(asked, console=Console(quiet=True), ending=Ending())
     assert ledger.plan.space.workload.optimizer.base_lr == 0.05
     assert ledger.plan.space.workload.data.max_identities == 8
-    description = begin.SweepFolder(Path("sweeps/first")).read()
+    description = SweepFolder(Path("sweeps/first")).read()
     for same in (asked, Asked(), Asked(recipe="tiny.yaml", max_identities=8)):
         check_same(same, ledger.plan, description)
     for other in (Asked(space="smoke"), Asked(recipe="tiny.yaml"), Asked(max_images=60)):
