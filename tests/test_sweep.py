@@ -366,7 +366,7 @@ def _bad_inputs(folder: Path) -> None:
 
 def test_help_and_version_of_every_command(command: Callable[..., Outcome]) -> None:
     assert "sweep" in command("--help").out
-    for name in ("sweep", "compare", "spaces", "sync"):
+    for name in ("sweep", "train", "doctor", "compare", "spaces", "recipes", "sync"):
         outcome = command(name, "--help")
         assert outcome.code == 0
         assert "Example: fastface-tuner" in outcome.out

@@ -139,24 +139,19 @@ def test_a_finished_run_is_shown_and_not_run_again() -> None:
     assert before == {path: path.stat().st_mtime_ns for path in folder.path.iterdir()}
 
 
-def test_what_another_run_has_trained_costs_nothing(tmp_path: Path) -> None:
+def test_what_another_run_has_trained_costs_nothing_unless_its_last_checkpoint_is_gone(tmp_path: Path) -> None:
     first, _, _ = train(written())
     second, record, _ = train(str(first.config), name="second")
     assert (record.steps_executed, record.steps_shared) == (0, STEPS)
     assert record.shared_with == {first.read().run_id: STEPS}
-    assert files(second.path) == files(first.path)
-    assert second.weights.read_bytes() == first.weights.read_bytes()
-
-
-def test_weights_whose_checkpoint_is_gone_are_trained_again(tmp_path: Path) -> None:
-    first, _, _ = train(written())
     for kept in StageStore(tmp_path / "stages").inventory().kept:
         if kept.step > STEPS // 2:
             kept.path.unlink()
-    second, record, _ = train(str(first.config), name="second")
+    third, record, _ = train(str(first.config), name="third")
     assert record.steps_repeated == STEPS // 2
-    assert files(second.path) == files(first.path)
-    assert second.weights.read_bytes() == first.weights.read_bytes()
+    for other in (second, third):
+        assert files(other.path) == files(first.path)
+        assert other.weights.read_bytes() == first.weights.read_bytes()
 
 
 def test_mlflow_has_one_run_with_curve_settings_data_and_artifacts(uri: str) -> None:
@@ -182,25 +177,14 @@ def test_mlflow_has_one_run_with_curve_settings_data_and_artifacts(uri: str) -> 
     assert record.mirrored
 
 
-def test_an_interrupted_run_is_killed_in_mlflow_until_it_goes_on(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-    broken_off(7, monkeypatch, written())
-    run_id = RunFolder(Path("runs/tiny")).read().run_id
-    client = MlflowClient(uri)
-    assert client.get_run(run_id).info.status == "KILLED"
-    folder, record, _ = train("tiny.yaml")
-    assert record.run_id == run_id
-    assert client.get_run(run_id).info.status == "FINISHED"
-    assert histories(client, run_id, "loss")["loss"] == [
-        (point.step, point.loss) for point in read_curve(folder.path / "curve.csv")
-    ]
-
-
 def test_a_store_that_is_away_holds_nothing_up_and_gets_the_rest_later(
     monkeypatch: pytest.MonkeyPatch, uri: str, tmp_path: Path
 ) -> None:
     from tuner.sweep import single_session
 
     broken_off(7, monkeypatch, written())
+    run_id = RunFolder(Path("runs/tiny")).read().run_id
+    assert MlflowClient(uri).get_run(run_id).info.status == "KILLED"
     database, aside = tmp_path / "mlflow.db", tmp_path / "aside.db"
     database.rename(aside)
     monkeypatch.setattr(single_session, "LAST_SENDING_SECONDS", 0.2)
@@ -209,8 +193,8 @@ def test_a_store_that_is_away_holds_nothing_up_and_gets_the_rest_later(
     assert "send it with: fastface-tuner train runs/tiny/config.yaml" in said
     aside.rename(database)
     _, record, said = train("tiny.yaml")
-    assert record.mirrored
-    assert MlflowClient(uri).get_run(record.run_id).info.status == "FINISHED"
+    assert (record.mirrored, record.run_id) == (True, run_id)
+    assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
     assert read_mirrored_curve(MlflowClient(uri), record.run_id) == read_curve(folder.path / "curve.csv")
 
 

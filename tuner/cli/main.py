@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from tuner.cli import compare, evaluate, recipes, replay, scale, spaces, stages, status, sweep, sync, train
+from tuner.cli import compare, doctor, evaluate, recipes, replay, scale, spaces, stages, status, sweep, sync, train
 from tuner.errors import SweepStoppedError, UserError
 
 _INTERRUPTED = (130, 143)
@@ -29,6 +29,7 @@ app.command()(compare.compare)
 app.command()(sync.sync)
 app.command()(spaces.spaces)
 app.command()(recipes.recipes)
+app.command()(doctor.doctor)
 app.command()(replay.replay)
 app.command()(scale.scale)
 app.add_typer(stages.app, name="stages")

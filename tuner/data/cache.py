@@ -49,6 +49,15 @@ def default_cache() -> Path:
     return Path(named).expanduser() if named else platformdirs.user_cache_path("fastface-tuner")
 
 
+def is_cached(recipe: Recipe, *, cache: Path) -> bool:
+    """Return whether there is an entry for `recipe`, sound or not."""
+    return _entry(recipe, cache).exists()
+
+
+def _entry(recipe: Recipe, cache: Path) -> Path:
+    return cache / f"{FORMAT_VERSION}-{recipe.key[:40]}"
+
+
 def cached(recipe: Recipe, *, cache: Path) -> FaceSet:
     """Return the faces of `recipe`, from their cache entry where there is a sound one, else made and stored.
 
@@ -66,7 +75,7 @@ def cached(recipe: Recipe, *, cache: Path) -> FaceSet:
     Raises:
         UserError: the images are too large for the disk and for memory; known before the first is decoded.
     """
-    entry = cache / f"{FORMAT_VERSION}-{recipe.key[:40]}"
+    entry = _entry(recipe, cache)
     try:
         if entry.exists():
             damage = _damage(recipe, entry)

@@ -51,6 +51,14 @@ class Heads:
     sizes: Rows
 
 
+class DamagedRecordError(UserError):
+    """A record that is not whole; `reason` says which one and what is wrong, without file and way out."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class RecordFile:
     """The records of a `.rec` file, by key, through a memory map.
 
@@ -105,7 +113,8 @@ class RecordFile:
 
     def read(self, row: int) -> Record:
         """Return the record at place `row` of the sorted keys; UserError where it is damaged."""
-        payload = self._payload(row)
+        parts = (self._data[start : start + length].tobytes() for start, length in self._parts(row))
+        payload = _MAGIC_BYTES.join(parts)
         if len(payload) < _HEADER.size:
             raise self.damaged(row, f"has {len(payload)} bytes, but its header takes {_HEADER.size}")
         flag, label = _HEADER.unpack_from(payload)[:2]
@@ -126,12 +135,22 @@ class RecordFile:
             self._read_heads(np.arange(start, min(start + _ROWS_AT_ONCE, count)), heads)
         return heads
 
-    def damaged(self, row: int, reason: str) -> UserError:
+    def damaged(self, row: int, reason: str) -> DamagedRecordError:
         """Return the error that says what is wrong with the record at place `row`."""
-        return UserError(
-            f"every record of `{self.path}` must be whole, but that of key {self.keys[row]} at byte"
-            f" {self._offsets[row]} {reason}; copy the `.rec` and the `.idx` file again"
+        reason = f"key {self.keys[row]} at byte {self._offsets[row]} {reason}"
+        return DamagedRecordError(
+            f"every record of `{self.path}` must be whole, but that of {reason}; copy the `.rec` and the `.idx` file"
+            " again",
+            reason=reason,
         )
+
+    def left_out(self) -> int:
+        """Return how many bytes of the file belong to no record of the index; UserError where a record is damaged."""
+        named = 0
+        for row in range(len(self)):
+            start, length = self._parts(row)[-1]
+            named += start + _padded(length) - int(self._offsets[row])
+        return self.num_bytes - named
 
     def _check_keys(self) -> None:
         twice = np.flatnonzero(self.keys[1:] == self.keys[:-1])
@@ -147,10 +166,10 @@ class RecordFile:
             raise self.damaged(row, f"cannot be there: keys are at least 0, records start at multiples of 4, and the"
                                f" file has {self.num_bytes} bytes")  # fmt: skip
 
-    def _payload(self, row: int) -> bytes:
-        """Return a record's bytes, its parts put together."""
+    def _parts(self, row: int) -> list[tuple[int, int]]:
+        """Return where the data of each part of a record starts, and how many bytes it has."""
         start, end = int(self._offsets[row]), int(self._ends[row])
-        parts: list[bytes] = []
+        parts: list[tuple[int, int]] = []
         while True:
             if start + _PART.size > end:
                 raise self.damaged(row, self._too_long(row))
@@ -163,9 +182,9 @@ class RecordFile:
             start += _PART.size
             if start + _padded(length) > end:
                 raise self.damaged(row, self._too_long(row))
-            parts.append(self._data[start : start + length].tobytes())
+            parts.append((start, length))
             if kind in (_WHOLE, _LAST):
-                return _MAGIC_BYTES.join(parts)
+                return parts
             start += _padded(length)
 
     def _too_long(self, row: int) -> str:

@@ -17,7 +17,7 @@ from tuner.errors import UserError
 
 RECORD_SUFFIX: Final = ".rec"
 _TRAINING_SET: Final = "train.rec"
-_PROPERTY: Final = "property"
+PROPERTY: Final = "property"
 _EXACT: Final = 2**24
 """The largest number up to which float32 holds every integer."""
 
@@ -55,7 +55,7 @@ def record_recipe(
         UserError: a file is missing or damaged, labels are none, or there are too few identities.
     """
     stamps = _stamps(path)
-    records, rows, numbers = _training_rows(path, stamps)
+    records, rows, numbers = training_rows(path)
     found, labels = np.unique(numbers, return_inverse=True)
     if len(found) < MIN_IDENTITIES:
         raise UserError(
@@ -86,9 +86,17 @@ def record_recipe(
     )
 
 
+def training_rows(path: Path) -> tuple[RecordFile, Rows, Labels]:
+    """Return the records of a set, the places of the images to train on, and the label of each.
+
+    Raises:
+        UserError: as of `record_recipe`, but for too few identities.
+    """
+    return _training_rows(path, _stamps(path))
+
+
 @lru_cache(maxsize=2)
 def _training_rows(path: Path, stamps: _Stamps) -> tuple[RecordFile, Rows, Labels]:  # noqa: ARG001 it is the key
-    """Return the records, the places of the images to train on, and the label of each."""
     records = RecordFile(path)
     heads = records.heads()
     rows = _image_rows(records, heads)
@@ -103,11 +111,11 @@ def _training_rows(path: Path, stamps: _Stamps) -> tuple[RecordFile, Rows, Label
         raise records.damaged(row, f"has the label {heads.labels[row]}, which numbers no identity")
     numbers = labels.astype(np.int64)
     numbers.flags.writeable = False
-    if (path.parent / _PROPERTY).exists():
-        num_classes = read_property(path.parent / _PROPERTY)[0]
+    if (path.parent / PROPERTY).exists():
+        num_classes = read_property(path.parent / PROPERTY)[0]
         if numbers.max(initial=0) >= num_classes:
             row = int(rows[np.argmax(numbers)])
-            raise records.damaged(row, f"has the label {numbers.max()}, but `{_PROPERTY}` names {num_classes} classes")
+            raise records.damaged(row, f"has the label {numbers.max()}, but `{PROPERTY}` names {num_classes} classes")
     return records, rows, numbers
 
 
@@ -138,7 +146,7 @@ def _digest(rows: Rows) -> str:
 
 def _stamps(path: Path) -> _Stamps:
     """Return name, size and time of change (ns) of the files of the set that exist."""
-    files = (path, path.with_suffix(".idx"), path.parent / _PROPERTY)
+    files = (path, path.with_suffix(".idx"), path.parent / PROPERTY)
     stamps = []
     for file in files:
         try:

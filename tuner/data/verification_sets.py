@@ -132,7 +132,7 @@ def _no_pair(path: Path, number: int, reason: str) -> UserError:
 
 def _listed_set(path: Path, image_size: int, cache: Path, progress: Progress | None) -> VerificationSet:
     files, pairs = read_pairs_file(path)
-    _check_same(path, pairs.same)
+    check_same(path, pairs.same)
     compared = [pairs.left.tolist(), pairs.right.tolist()]
     stamps = [(str(file.resolve()), *file_stamp(file)) for file in files]
     key = recipe_key(kind="pairs", version=DECODER_VERSION, files=stamps, compared=compared, size=image_size)
@@ -143,8 +143,16 @@ def _listed_set(path: Path, image_size: int, cache: Path, progress: Progress | N
     return _decoded(str(path), key, image_size, len(files), one, pairs, cache, progress)
 
 
-def _bin_set(path: Path, image_size: int, cache: Path, progress: Progress | None) -> VerificationSet:
-    data = _bytes_of(path)
+def read_bin_file(path: Path) -> tuple[list[bytes], NDArray[np.bool_]]:
+    """Return the encoded images of a `.bin` file and, of each pair 2i and 2i + 1 of them, whether it shows one person.
+
+    Raises:
+        UserError: the file is missing, damaged or no such file, names anything but data, or has too few pairs.
+    """
+    return _bin_data(path, _bytes_of(path))
+
+
+def _bin_data(path: Path, data: bytes) -> tuple[list[bytes], NDArray[np.bool_]]:
     try:
         encoded, same = _bin_content(read_plain_data(data))
     except RefusedPickleError as error:
@@ -152,7 +160,13 @@ def _bin_set(path: Path, image_size: int, cache: Path, progress: Progress | None
             f"`{path}` must be a pickle of images and of whether each pair shows one person, but it {error}; get the"
             " file again"
         ) from error
-    _check_same(path, same)
+    check_same(path, same)
+    return encoded, same
+
+
+def _bin_set(path: Path, image_size: int, cache: Path, progress: Progress | None) -> VerificationSet:
+    data = _bytes_of(path)
+    encoded, same = _bin_data(path, data)
     published = PUBLISHED_PAIRS.get(path.stem)
     if published not in (None, len(same)):
         _log.warning("%s has %d pairs, but the published set of that name has %d", path, len(same), published)
@@ -190,7 +204,8 @@ def _bin_content(content: Any) -> tuple[list[bytes], NDArray[np.bool_]]:
     return images, np.array(flags, dtype=np.bool_)
 
 
-def _check_same(path: Path, same: NDArray[np.bool_]) -> None:
+def check_same(path: Path, same: NDArray[np.bool_]) -> None:
+    """Raise UserError where the pairs of a set are too few for ten folds, or all of one kind."""
     if len(same) < NUM_FOLDS or same.all() or not same.any():
         raise UserError(
             f"10-fold verification needs at least {NUM_FOLDS} pairs and both kinds of them, but `{path}` has"

@@ -1,6 +1,7 @@
 """One run from its configuration to its weights: begun, gone on with, or shown where it is finished."""
 
 import json
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -234,6 +235,8 @@ def _train(record: RunRecord, folder: RunFolder, tracker: Tracker, *, console: C
     with RunProgress(console, steps=record.config.total_steps) as progress, progress.log():
         session = Session(record, folder=folder, mirror=mirror, progress=progress)
         with ending.closing(session.close):
+            # As for trials: threads that wait sleep soon. It must stand before torch is imported.
+            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
             from tuner.sweep.in_process import train_in_process  # brings torch, which bad input need not wait for
 
             with ending.gentle(lambda: None):
