@@ -281,6 +281,12 @@ def test_memory_does_not_grow_with_the_images_of_ijb(tmp_path: Path) -> None:
     assert done[-1] == (num_images, num_images)
 
 
+def test_help_has_an_example(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    assert "Example: fastface-tuner evaluate backbone.pth" in out
+
+
 def test_nothing_of_a_sweep_is_imported(place: Path) -> None:
     program = (
         "import sys; from tuner.cli.main import app; app(['evaluate', 'backbone.pth', 'sets'], standalone_mode=False);"
