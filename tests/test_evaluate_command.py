@@ -168,6 +168,7 @@ def test_a_run_says_what_its_backbone_is_and_how_it_was_verified(
         (["backbone.pth", "x" * 300], "must be readable, but File name too long"),
         (["backbone.pth", "sets", "cut.bin"], "cut.bin` must be a pickle of images"),
         (["backbone.pth", "records/property"], "every line of `records/property` must be `image image 0`"),
+        (["backbone.pth", "half"], "`half` must hold one file `*_template_pair_label.txt`, in itself or in `meta`"),
         (["backbone.pth", "empty"], "at least 4 identities are needed"),
         (["backbone.pth", "IJBX", "--image-size", "48"], "1 of another shape (fc.weight"),
         (["small.pth", "sets", "IJBX"], "IJB is verified at 112 x 112 pixels, but the backbone takes 32; leave out"),
@@ -190,6 +191,7 @@ def test_what_cannot_be_scored_is_told_in_one_line(
     (place / "hostile.pth").write_bytes(_hostile(place / "mark"))
     (place / "damaged").mkdir()
     (place / "empty").mkdir()
+    (write_ijb(place / "half") / "meta" / "ijbx_template_pair_label.txt").unlink()
     (place / "damaged" / "config.yaml").write_text("wrkload: {}")
     (place / "cut.bin").write_bytes((place / "sets" / "lfw.bin").read_bytes()[:-30])
     torch.save({name: value * np.nan for name, value in network.state_dict().items()}, place / "nan.pth")
@@ -279,6 +281,12 @@ def test_memory_does_not_grow_with_the_images_of_ijb(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 22e6
     assert done[-1] == (num_images, num_images)
+
+
+def test_help_has_an_example(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    assert "Example: fastface-tuner evaluate backbone.pth" in out
 
 
 def test_nothing_of_a_sweep_is_imported(place: Path) -> None:

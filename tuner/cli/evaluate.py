@@ -44,7 +44,9 @@ def evaluate(
     far: Annotated[
         float | None, typer.Option(help="False-accept rate of the true-accept rate [default: the run's, else 0.01].")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that the backbone gets at once.")] = 128,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images that the backbone gets at once [default: what suits the device].")
+    ] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or cuda:N; auto is the GPU where there is one.")
     ] = "auto",
@@ -61,6 +63,7 @@ def evaluate(
 
     from tuner.config.run import RunConfig
     from tuner.data.verification_sources import find_sources
+    from tuner.training.embedding import evaluation_batch
     from tuner.training.saved_backbone import load_backbone
     from tuner.training.scoring import PairFigures, TemplateFigures
 
@@ -71,6 +74,7 @@ def evaluate(
     run = (saved.run or RunConfig()).workload
     far = run.evaluation.far if far is None else far
     sources = _opened(paths, image_size=saved.image_size, num_pairs=run.evaluation.pairs, seed=run.data.split_seed)
+    batch_size = batch_size or evaluation_batch(where, image_size=saved.image_size)
     found = _scored(sources, saved, where, far=far, batch_size=batch_size)
     pairs = [each for each in found if isinstance(each, PairFigures)]
     templates = [each for each in found if isinstance(each, TemplateFigures)]

@@ -73,7 +73,8 @@ class TemplateSet:
 
 def is_ijb(root: Path) -> bool:
     """Return whether a folder is meant as IJB-B or IJB-C, sound or not; OSError where it cannot be looked at."""
-    return any(True for folder in (root / "meta", root) for _ in folder.glob(f"*{_PAIRS}"))
+    endings = (_FACES, _PAIRS, _LANDMARKS)
+    return any(path.name.endswith(endings) for folder in (root / "meta", root) for path in folder.glob("*.txt"))
 
 
 def load_ijb(root: Path) -> TemplateSet:

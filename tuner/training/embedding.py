@@ -1,5 +1,7 @@
 """A network as the function that verification asks for: from images to embeddings, some at a time."""
 
+from typing import Final
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,6 +10,17 @@ from tuner.data.batches import to_tensor
 from tuner.data.faces import Images
 from tuner.training.verification import Floats
 from tuner.training.verify import Embed
+
+_CPU_PIXELS: Final = 32 * 48**2
+
+
+def evaluation_batch(device: torch.device, *, image_size: int) -> int:
+    """Return how many images of this side, in pixels, a network is best given at once while it is evaluated.
+
+    A GPU wants many. On the CPU the layers' outputs then no longer fit its cache, and the allocator hands their memory
+    back to the system after each: 128 images at once take 1.7 (48 pixels) to 2.5 times (112) the time of these.
+    """
+    return 128 if device.type == "cuda" else max(16, _CPU_PIXELS // image_size**2)
 
 
 def embedder(backbone: nn.Module, device: torch.device) -> Embed:

@@ -22,7 +22,7 @@ from tuner.models.partial_fc import PartialFC
 from tuner.models.weights import load_weights
 from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD, METRIC_TAR, set_metrics
 from tuner.training.compiled import compiled, compiler_at_hand
-from tuner.training.embedding import embedder
+from tuner.training.embedding import embedder, evaluation_batch
 from tuner.training.fingerprint import fingerprint
 from tuner.training.precision import check_precision, convolutions, lower_precision, scaler_of
 from tuner.training.verify import verify
@@ -152,15 +152,16 @@ class FaceWorkload:
         `accuracy`, `accuracy_std` and `tar_at_far` are those of the held-out identities; with none held out, `accuracy`
         and `tar_at_far` are the means over the verification sets. Each set has its own, `tuner.names.set_metrics`.
         """
-        embed, far = embedder(self._backbone, self._device), self._config.evaluation.far
-        scores = [verify(faces, embed, far=far) for faces in self._sets]
+        far, embed = self._config.evaluation.far, embedder(self._backbone, self._device)
+        at_once = evaluation_batch(self._device, image_size=self._config.data.image_size)
+        scores = [verify(faces, embed, far=far, batch_size=at_once) for faces in self._sets]
         metrics: dict[str, float] = {}
         for faces, found in zip(self._sets, scores, strict=True):
             metrics |= zip(set_metrics(faces.name), (found.accuracy, found.accuracy_std, found.tar), strict=True)
         if self._held_out is None:
             means = {METRIC_ACCURACY: fmean(each.accuracy for each in scores), METRIC_TAR: fmean(e.tar for e in scores)}
             return {**means, **metrics}
-        own = verify(self._held_out, embed, far=far)
+        own = verify(self._held_out, embed, far=far, batch_size=at_once)
         return {METRIC_ACCURACY: own.accuracy, METRIC_ACCURACY_STD: own.accuracy_std, METRIC_TAR: own.tar, **metrics}
 
     def state_dict(self) -> dict[str, Any]:
