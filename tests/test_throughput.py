@@ -37,7 +37,7 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 512))
     monkeypatch.setattr("tuner.training.face.build_backbone", lambda *_, **__: network)
     # Two for a product and its sum. The images get no gradient, the embeddings and both weights do.
-    assert bench(monkeypatch).operations_per_image("any") == 2 * (2 * 3 * 32 * 32 * 512 + 3 * 512 * 6)
+    assert bench(monkeypatch).operations_per_image("iresnet_small") == 2 * (2 * 3 * 32 * 32 * 512 + 3 * 512 * 6)
 
 
 def test_a_gpu_line_has_all_parts_and_the_share_of_the_peak(
