@@ -31,8 +31,8 @@ from crash_faults import Faults, FullDisk, Killer, Server
 from crash_place import DIES_WITHIN, Place
 from machine import banner
 
-DEFAULTS: Final = {"kill": (100, 40), "term": (100, 40), "disk": (10, 40), "server": (10, 200)}
-"""Times, and steps of a trial: a server takes longer to start than 40 steps."""
+DEFAULTS: Final = {"kill": (100, 40), "term": (100, 40), "disk": (10, 40), "server": (10, 400)}
+"""Times, and steps of a trial: a server takes seconds to start, which the sweep must outlast."""
 DISK_SIZE: Final = "256m"
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--fault", choices=[*DEFAULTS], default="kill")
     parser.add_argument("--times", type=int, help="how often the fault comes [default: 100 signals, 10 others]")
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--steps", type=int, help="of a trial [default: 40; for the server 200]")
+    parser.add_argument("--steps", type=int, help="of a trial [default: 40; for the server 400]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--keep", type=Path, help="work in this new folder, and leave it")
     options = parser.parse_args()

@@ -102,10 +102,12 @@ class Faults:
         self._hits: Counter[str] = Counter()
 
     def run(self, total_steps: int) -> None:
-        """Let the faults come at random steps; the sweep goes on to its end."""
+        """Let the faults come at random moments, spread over the steps that remain; the sweep goes on to its end."""
         process = self._place.start()
-        for steps in sorted(self._random.choices(range(1, total_steps), k=self._times)):
-            while process.poll() is None and self._place.steps() < steps:
+        for left in range(self._times, 0, -1):
+            now = self._place.steps()
+            steps = now + self._random.uniform(0, 2 * max(0, total_steps - now) / (left + 1))
+            while process.poll() is None and self._place.steps() <= steps:
                 time.sleep(0.02)
             self._hits["the sweep" if process.poll() is None else "after its end"] += 1
             with self._fault:
