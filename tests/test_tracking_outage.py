@@ -23,7 +23,8 @@ from tuner.config.space_file import space_from_text
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan
 from tuner.sweep.folder import SweepDescription, SweepFolder
-from tuner.sweep.in_line import bring_in_line
+from tuner.sweep.lock import sweep_lock
+from tuner.sweep.view import RunView
 from tuner.tracking import mirror
 from tuner.tracking.store import Tracker
 
@@ -233,11 +234,10 @@ def test_everything_is_made_again_from_ledger_and_files(
     curve = sweep.folder.trial(1) / "curve.csv"
     whole = curve.read_bytes()
     curve.write_bytes(whole.replace(b"\n50,", b"\nfifty,"))
-    lines: list[str] = []
-    assert bring_in_line(sweep.ledger, folder=sweep.folder, tracker=sweep.tracker, hear=lines.append) is None
-    assert any("trial 0" in line and "curve.csv is missing" in line for line in lines)
-    assert any("damaged" in line and str(curve) in line for line in lines)
-    assert sweep.tracker.client.get_run(sweep.parent).info.status == "RUNNING"  # left to the sweep that is resumed
+    code, out, _ = command("sync", str(tmp_path / "sweep"))
+    assert code == 0
+    assert any("trial 0" in line and "curve.csv is missing" in line for line in out.splitlines())
+    assert any("damaged" in line and str(curve) in line for line in out.splitlines())
     curve.write_bytes(whole)
     assert command("sync", str(tmp_path / "sweep"))[0] == 0
     found = shown(sweep.tracker.client, sweep.parent)
@@ -249,9 +249,10 @@ def test_everything_is_made_again_from_ledger_and_files(
 
 def test_a_sweep_that_runs_is_left_alone(tmp_path: Path, mlflow_store: Callable[[Path], str], command: Command) -> None:
     sweep = FakeSweep(tmp_path / "sweep", mlflow_store(tmp_path))
-    code, out, err = command("sync", str(tmp_path / "sweep"))
+    with sweep_lock(tmp_path / "sweep"):
+        code, out, err = command("sync", str(tmp_path / "sweep"))
     assert (code, out) == (2, "")
-    assert "a sweep that runs sends them itself" in err
+    assert "a sweep that runs sends its runs itself" in err
     sweep.view.close("KILLED", timeout=PATIENT_SECONDS)
 
 
@@ -270,7 +271,7 @@ def test_a_store_that_has_no_such_sweep_is_refused_and_left_as_it_is(
     assert not Path("absent.db").exists()
 
 
-def test_a_sweep_of_many_trials_that_are_all_sent_is_in_line_without_a_look_at_the_store(
+def test_of_many_trials_that_are_all_sent_none_is_looked_up_in_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
@@ -284,7 +285,9 @@ def test_a_sweep_of_many_trials_that_are_all_sent_is_in_line_without_a_look_at_t
         ledger.tell(number, value=0.5)
         ledger.mark_mirrored(number)
     began = time.monotonic()
-    assert bring_in_line(ledger, folder=folder, tracker=Tracker("http://127.0.0.1:9"), hear=pytest.fail) is None
+    view = RunView(ledger, folder=folder, tracker=Tracker("http://127.0.0.1:9"))
+    view.catch_up()
+    assert view.drain(hear=pytest.fail) is None
     assert time.monotonic() - began < 1
 
 

@@ -22,7 +22,7 @@ def sync(
     """
     from tuner.errors import UserError
     from tuner.sweep.folder import find_sweep
-    from tuner.sweep.in_line import bring_sweep_in_line
+    from tuner.sweep.in_line import bring_in_line
     from tuner.tracking.store import reconnect
     from tuner.tracking.uri import reopen_uri
 
@@ -40,7 +40,7 @@ def sync(
     except UserError as error:
         typer.echo(f"fastface-tuner: {error}", err=True)
         raise typer.Exit(1) from None
-    left = bring_sweep_in_line(folder, tracker=tracker, hear=hear)
+    left = bring_in_line(folder, tracker=tracker, hear=hear)
     if left is not None:
         typer.echo(f"fastface-tuner: {left}", err=True)
         raise typer.Exit(1)

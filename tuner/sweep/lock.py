@@ -48,13 +48,20 @@ UNKNOWN: Final = Holder(pid=0, host="?", sweep="another sweep", since="?")
 
 
 @contextmanager
-def sweep_lock(folder: Path, *, wait: bool = False, tell: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Be the one process that runs the sweep in `folder`, which must exist, while the block runs.
+def sweep_lock(
+    folder: Path,
+    *,
+    wait: bool = False,
+    tell: Callable[[str], None] | None = None,
+    way_out: str = "wait for it with --wait",
+) -> Iterator[None]:
+    """Be the one process that runs the sweep in `folder`, which must exist, or writes its ledger and MLflow runs.
 
     Args:
         folder: the sweep's folder.
         wait: wait for the other process to end; Ctrl-C ends the wait.
         tell: hears what is waited for, a line each time.
+        way_out: what the error says to do.
 
     Raises:
         UserError: another process runs it, and `wait` is False; or the folder cannot be written.
@@ -80,7 +87,7 @@ def _folder_lock(
         return f"one process at a time may run {what} {folder}, but another one does ({holder})"
 
     descriptor = _open(path)
-    with _locked(descriptor, path, sweep=folder, busy=busy, wait=wait, tell=tell, way_out="wait for it with --wait"):
+    with _locked(descriptor, path, sweep=folder, busy=busy, wait=wait, tell=tell, way_out=way_out):
         yield
 
 

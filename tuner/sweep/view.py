@@ -15,7 +15,6 @@ from tuner.names import CONFIG_FILE, CURVE_FILE, TRACEBACK_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, Plan, run_config
 from tuner.sweep.folder import SweepFolder
-from tuner.sweep.runs_lock import RunsLock
 from tuner.tracking.courier import Receipt
 from tuner.tracking.mirror import CurveMirror, News
 from tuner.tracking.outbox import Ending, Row
@@ -27,19 +26,16 @@ from tuner.trials import TrialRecord
 class RunView:
     """Keeps the runs of a sweep in line with what the ledger and the trials' files say; call it from one thread.
 
+    Two processes at it would make runs twice, so the caller holds the sweep's lock.
+
     Args:
         ledger: the sweep's record, open for writing: it notes which run belongs to which trial, and which trials have
             been sent completely.
         folder: the sweep's files.
         tracker: the store; it need not be there.
-        lock: the caller's, if it has taken it already; given back by `close` and `drain`.
-
-    Raises:
-        UserError: another process is at it.
     """
 
-    def __init__(self, ledger: Ledger, *, folder: SweepFolder, tracker: Tracker, lock: RunsLock | None = None) -> None:
-        self._lock = lock or RunsLock(folder)
+    def __init__(self, ledger: Ledger, *, folder: SweepFolder, tracker: Tracker) -> None:
         self._ledger = ledger
         self._folder = folder
         self._parent = folder.read().parent_run_id
@@ -117,11 +113,8 @@ class RunView:
             for line in self.news():
                 hear(line)
 
-        try:
-            unsent = self._mirror.close(timeout=timeout, stall=stall, meanwhile=take_news)
-            take_news()
-        finally:
-            self._lock.release()
+        unsent = self._mirror.close(timeout=timeout, stall=stall, meanwhile=take_news)
+        take_news()
         if not unsent:
             return None
         runs = f"{unsent.runs} run{'' if unsent.runs == 1 else 's'}"
