@@ -24,6 +24,7 @@ from tuner.errors import UserError
 from tuner.names import FORMAT_VERSION, LOCK_FILE, RUN_LOCK_FILE
 from tuner.sweep.devices import VISIBLE, Gpu
 
+WAIT_FOR_IT: Final = "wait for it with --wait"
 PROBE_SECONDS: Final = 1.0
 """A lock that is held so long is held in earnest; `is_running` of another process holds it for a moment."""
 _POLL_SECONDS: Final = 0.5
@@ -53,7 +54,7 @@ def sweep_lock(
     *,
     wait: bool = False,
     tell: Callable[[str], None] | None = None,
-    way_out: str = "wait for it with --wait",
+    way_out: str = WAIT_FOR_IT,
 ) -> Iterator[None]:
     """Be the one process that runs the sweep in `folder`, which must exist, or writes its ledger and MLflow runs.
 
@@ -66,20 +67,20 @@ def sweep_lock(
     Raises:
         UserError: another process runs it, and `wait` is False; or the folder cannot be written.
     """
-    with _folder_lock(folder, LOCK_FILE, what="the sweep", wait=wait, tell=tell):
+    with _folder_lock(folder, LOCK_FILE, what="the sweep", wait=wait, tell=tell, way_out=way_out):
         yield
 
 
 @contextmanager
 def run_lock(folder: Path, *, wait: bool = False, tell: Callable[[str], None] | None = None) -> Iterator[None]:
     """Be the one process that trains the single run in `folder`; all else is as for `sweep_lock`."""
-    with _folder_lock(folder, RUN_LOCK_FILE, what="the run in", wait=wait, tell=tell):
+    with _folder_lock(folder, RUN_LOCK_FILE, what="the run in", wait=wait, tell=tell, way_out=WAIT_FOR_IT):
         yield
 
 
 @contextmanager
 def _folder_lock(
-    folder: Path, file: str, *, what: str, wait: bool, tell: Callable[[str], None] | None
+    folder: Path, file: str, *, what: str, wait: bool, tell: Callable[[str], None] | None, way_out: str
 ) -> Iterator[None]:
     path = folder / file
 
