@@ -28,10 +28,11 @@ def lines(confirmation: Confirmation) -> list[str]:
     if winner is not None and winner.corrected_value is not None and len(confirmation.chosen) > 1:
         gain = "" if winner.corrected_gain is None else f", {winner.corrected_gain:+.4f} over the published setting"
         said.append(
-            f"{confirmation.contenders[winner.index].name} was named best of {len(confirmation.chosen)} by these seeds; "
+            f"these seeds named {confirmation.contenders[winner.index].name} best of {len(confirmation.chosen)}; "
             f"corrected for that, its {confirmation.metric} is {winner.corrected_value:.4f}{gain}"
         )
-    return [*said, *confirmation.failures, *confirmation.notes]
+    settings = [line for each in confirmation.contenders if (line := _setting(each)) is not None]
+    return [*said, *settings, *confirmation.failures, *confirmation.notes]
 
 
 def table(confirmation: Confirmation) -> Table:
@@ -83,7 +84,13 @@ def short(contender: Contender) -> str:
     return f"{contender.name} ({about})" if about else contender.name
 
 
-_HEADINGS = ["setting", "in the search", "mean", _LEVEL, "gain over published", f"{_LEVEL}, corrected", "corrected p"]
+def _setting(contender: Contender) -> str | None:
+    """Return in a line what the table's name of a contender stands for; None where it says all."""
+    same = "; the same run: trial " + ", ".join(map(str, contender.same_as)) if contender.same_as else ""
+    return f"{short(contender)}{same}" if short(contender) != contender.name or same else None
+
+
+_HEADINGS = ["setting", "search", "mean", _LEVEL, "gain", f"{_LEVEL}, corrected", "p"]
 
 
 def _rows(confirmation: Confirmation) -> list[list[str]]:
@@ -94,7 +101,7 @@ def _rows(confirmation: Confirmation) -> list[list[str]]:
         missing = "" if mean is None or mean.seeds == len(confirmation.seeds) else f" (n={mean.seeds})"
         rows.append(
             [
-                f"{short(each)}{mark}",
+                f"{each.name}{mark}",
                 "-" if each.searched is None else f"{each.searched:.4f}",
                 "failed" if mean is None else f"{mean.mean:.4f}{missing}",
                 _span(None if mean is None else mean.interval),
@@ -114,10 +121,10 @@ def _title(confirmation: Confirmation) -> str:
 
 def _caption(confirmation: Confirmation) -> str:
     families = {gain.family for gain in confirmation.findings.gains if gain is not None}
-    corrected = f"corrected: for {len(confirmation.chosen)} settings at once" if families - {1} else ""
+    corrected = f"corrected, and p too: for {len(confirmation.chosen)} settings at once" if families - {1} else ""
     if any(each.role == "baseline" for each in confirmation.contenders) and corrected:
         corrected += ", baselines on their own"
-    parts = ["* best", "gain: paired by seed, positive is better", corrected]
+    parts = ["* best", "gain: over the published setting, paired by seed, positive is better", corrected]
     return "; ".join(part for part in parts if part)
 
 
@@ -158,6 +165,8 @@ def _luck(confirmation: Confirmation) -> str:
     if luck.interval is not None:
         reach = f" ({_LEVEL}: {100 * luck.interval.low:.0f} to {_percent(luck.interval.high)})"
     promise = f"Of the {_amount(luck.promised)} that the search promised{whose}"
+    if luck.interval is not None and luck.interval.low <= 0 and luck.interval.high >= 1:
+        return f"{promise}, these seeds cannot tell how much was luck{reach}."
     if luck.share <= 0:
         return f"{promise}, nothing was luck{reach}."
     return f"{promise}, {'all' if luck.share >= 1 else _share(luck.share)} was luck{reach}."

@@ -84,8 +84,7 @@ class ConfirmSource:
         task = self._waiting.pop(0)
         wait_for_room(self._runs.path)
         run = self._begin(task)
-        again = f" (same run as {_listed(task.contender.same_as)})" if task.contender.same_as else ""
-        self._progress.started(f"{run.name}{again}, seed {run.seed}")
+        self._progress.started(f"{run.name}, seed {run.seed}")
         if self._view is not None:
             self._view.begun(run, task.config, label=self._label(run.number))
         self._running[run.number] = run, time.monotonic()
@@ -198,7 +197,3 @@ def _line(run: ConfirmRun, metric: str) -> str:
         return f"{run.name}, seed {run.seed}: failed: {run.reason}"
     cost = f"{run.steps_executed} steps trained, {run.steps_shared} shared, {run.seconds:.0f} s"
     return f"{run.name}, seed {run.seed}: {metric} {run.metrics[metric]:.4f}  {cost}"
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))

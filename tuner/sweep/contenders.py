@@ -52,8 +52,8 @@ def choose_contenders(
             f"{folder.path} has none; go on with it: fastface-tuner resume {folder.argument} --trials N"
         )
     if len(others) < top:
-        count = "one setting" if len(others) == 1 else f"{len(others)} settings"
-        notes.append(f"--top {top} was asked for, but only {count} that differ from the published one have finished")
+        count = f"{len(others)} setting{'' if len(others) == 1 else 's'}"
+        notes.append(f"--top {top} was asked for, but the sweep has {count} besides the published one")
     contenders = [published, *(_of_run(run) for run in others[:top])]
     for baseline in baselines:
         added = _baseline(plan, baseline)
