@@ -18,9 +18,7 @@ def drawn(confirmation: Confirmation) -> str:
     for row, each in enumerate(contenders):
         values = [value for value in confirmation.values[row] if value is not None]
         mean = found.means[row]
-        axes.plot(
-            values, [row] * len(values), "o", color=_GREY, alpha=0.6, markersize=4, label="a new seed" * (not row)
-        )
+        axes.plot(values, [row] * len(values), "o", color=_GREY, zorder=3, markersize=4, label="a new seed" * (not row))
         if mean is not None and mean.interval is not None:
             axes.plot([mean.interval.low, mean.interval.high], [row, row], color=_BLUE, linewidth=2)
         if mean is not None:

@@ -121,7 +121,7 @@ def _title(confirmation: Confirmation) -> str:
 
 def _caption(confirmation: Confirmation) -> str:
     families = {gain.family for gain in confirmation.findings.gains if gain is not None}
-    corrected = f"corrected, and p too: for {len(confirmation.chosen)} settings at once" if families - {1} else ""
+    corrected = f"corrected and p: for {len(confirmation.chosen)} settings at once" if families - {1} else ""
     if any(each.role == "baseline" for each in confirmation.contenders) and corrected:
         corrected += ", baselines on their own"
     parts = ["* best", "gain: over the published setting, paired by seed, positive is better", corrected]
