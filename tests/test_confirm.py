@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,15 @@ def test_the_best_of_another_sweep_is_a_baseline_and_equal_runs_count_once(
         "trial 1, and counts once",
         "the published setting, and counts once",
     ]
+
+
+def test_a_baseline_from_shorter_runs_is_taken_at_the_length_of_these(
+    sweep: SweepFolder, other: Callable[..., SweepFolder]
+) -> None:
+    ledger = Ledger.open(sweep.journal, read_only=True)
+    ledger.plan = replace(ledger.plan, steps=2 * STEPS)
+    _, notes = choose_contenders(ledger, sweep, top=1, baselines=[str(other(0.7, 0.9).path)])
+    assert notes == ["the baseline fake, trial 1 is the same run as trial 1, and counts once"]
 
 
 def test_the_published_setting_counts_also_where_its_trial_failed(other: Callable[..., SweepFolder]) -> None:

@@ -19,7 +19,9 @@ naming the best of the K afterwards.
 4. Of the gain A that the search saw, 1 - gain / A was luck. A is a number that was observed, so this is linear in the
    gain, whose t interval it takes over. The search's own best is meant, which no new seed has chosen.
 
-One seed gives no interval, nor do values that do not vary: a spread of 0 out of few seeds is no certainty.
+All of this holds for a number of seeds that was fixed before their values were seen; to add seeds until something is
+shown makes chance findings more likely than stated. One seed gives no interval, nor do values that do not vary: a
+spread of 0 out of few seeds is no certainty.
 """
 
 import math

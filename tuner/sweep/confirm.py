@@ -14,6 +14,7 @@ from rich.console import Console
 from tuner.analysis.confirmed import Confirmation, Contender, Cost
 from tuner.analysis.confirmed_record import write_confirmation
 from tuner.errors import SweepStoppedError, UserError
+from tuner.room import patiently
 from tuner.search.ledger import Ledger
 from tuner.search.plan import run_key
 from tuner.sweep.confirm_runs import ConfirmRun, ConfirmRuns
@@ -89,12 +90,15 @@ def confirm_sweep(
         ledger = Ledger.open(folder.journal, read_only=True)
         plan = ledger.plan
         contenders, notes = choose_contenders(ledger, folder, top=wanted.top, baselines=wanted.baselines)
+        if description.budget.spent(ledger.trials()) < 1:
+            trials = description.budget.out_of(ledger.num_finished)
+            notes.append(f"the sweep is not finished: {trials} are done; what it finds later may be better")
         seeds = new_seeds(plan, number=wanted.seeds, first=wanted.first_seed)
         runs = ConfirmRuns(folder.path)
         tasks = [_task(ledger, each, seed) for seed in seeds for each in contenders]
         left = [task for task in tasks if (run := runs.get(task.key)) is None or run.ended is None]
-        done = len(tasks) - len(left)
-        tell(f"{done} of {len(tasks)} runs are done: {len(contenders)} settings, new seeds {_listed(seeds)}")
+        done = f"{len(tasks) - len(left)} of {len(tasks)} runs are done"
+        tell(f"{done}: {len(contenders)} settings, new seeds {_listed(seeds)}")
         faces: DataDescription | None = None
         if left:
             store = None if description.store is None else Path(description.store)
@@ -136,7 +140,7 @@ def confirm_sweep(
         if found.findings.winner is None:
             first = next(iter(found.failures), "no run was made")
             raise SweepStoppedError(f"no setting that the search picked trained to its end: {first}")
-        write_confirmation(folder.path, found)
+        patiently(lambda: write_confirmation(folder.path, found), folder.path)
     return found
 
 

@@ -5,6 +5,7 @@ each run not begun, under way, or finished, and what is under way goes on from i
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -88,22 +89,22 @@ class ConfirmRuns:
 
     def write(self, run: ConfirmRun) -> ConfirmRun:
         """Put a record on the disk, waiting for room where there is none; return it."""
-        folder = self.folder(run.number)
-
-        def put() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_record(folder / RUN_FILE, asdict(run), kind=_KIND)
-
-        patiently(put, self.path)
-        self._runs[run.key] = run
+        patiently(lambda: self._put(run), self.path)
         return run
 
     def note(self, number: int, **changes: Any) -> None:
-        """Change what a record says about MLflow."""
+        """Change what a record says about MLflow; on a full disk it stays as it is, and all is sent again."""
         run = self.of_number(number)
         changed = replace(run, **changes)
         if changed != run:
-            self.write(changed)
+            with suppress(OSError):
+                self._put(changed)
+
+    def _put(self, run: ConfirmRun) -> None:
+        folder = self.folder(run.number)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_record(folder / RUN_FILE, asdict(run), kind=_KIND)
+        self._runs[run.key] = run
 
 
 def _read(path: Path) -> ConfirmRun:

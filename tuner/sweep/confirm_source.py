@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,7 +124,8 @@ class ConfirmSource:
         metrics = {} if FAILED in result else dict(result["metrics"])
         value = metrics.get(self._metric, math.nan)
         if FAILED in result:
-            self._runs.folder(number).joinpath(TRACEBACK_FILE).write_text(result["traceback"], "utf-8")
+            with suppress(OSError):  # a full disk: the reason is what counts
+                self._runs.folder(number).joinpath(TRACEBACK_FILE).write_text(result["traceback"], "utf-8")
             run = replace(run, state="FAIL", reason=result[FAILED])
         elif not math.isfinite(value):
             run = replace(run, state="FAIL", reason=f"the value must be finite, but is {value}")

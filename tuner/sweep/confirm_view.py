@@ -28,6 +28,7 @@ from tuner.names import (
     TAG_KIND,
     TRACEBACK_FILE,
 )
+from tuner.room import patiently
 from tuner.sweep.confirm_runs import ConfirmRun, ConfirmRuns
 from tuner.sweep.folder import SweepFolder
 from tuner.tracking.mirror import CurveMirror, News
@@ -64,7 +65,7 @@ def open_group(
         tags={TAG_KIND: "confirmation", TAG_CONFIRMS: description.parent_run_id, TAG_FOLDER: str(path)},
         data=data,
     )
-    write_record(path / GROUP_FILE, {"run_id": group}, kind=_KIND)
+    patiently(lambda: write_record(path / GROUP_FILE, {"run_id": group}, kind=_KIND), path)
     return tracker, group
 
 
