@@ -5,7 +5,21 @@ import sys
 
 import typer
 
-from tuner.cli import compare, doctor, evaluate, recipes, replay, scale, spaces, stages, status, sweep, sync, train
+from tuner.cli import (
+    compare,
+    confirm,
+    doctor,
+    evaluate,
+    recipes,
+    replay,
+    scale,
+    spaces,
+    stages,
+    status,
+    sweep,
+    sync,
+    train,
+)
 from tuner.errors import SweepStoppedError, UserError
 
 _INTERRUPTED = (130, 143)
@@ -26,6 +40,7 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(status.status)
 app.command()(compare.compare)
+app.command()(confirm.confirm)
 app.command()(sync.sync)
 app.command()(spaces.spaces)
 app.command()(recipes.recipes)

@@ -100,8 +100,12 @@ def assignment(plan: Plan, params: Params) -> Assignment:
 
 def references(plan: Plan) -> tuple[Assignment, ...]:
     """Return what the first trials run: each scheduler's reference setting, whatever is searched or fixed."""
-    base_lr = plan.space.reference_base_lr
-    return tuple(Assignment(name, _reference_settings(plan, name), base_lr) for name in schedulers(plan.space))
+    return tuple(reference(plan, name) for name in schedulers(plan.space))
+
+
+def reference(plan: Plan, scheduler: str) -> Assignment:
+    """Return the reference setting of any scheduler, also of one that the space does not have, on the plan's grid."""
+    return Assignment(scheduler, _reference_settings(plan, scheduler), plan.space.reference_base_lr)
 
 
 def reference_params(plan: Plan, scheduler: str) -> dict[str, Setting]:
@@ -170,8 +174,10 @@ def run_key(config: RunConfig) -> str:
 
 def _grid(plan: Plan, scheduler: str) -> dict[str, Setting]:
     """Return the setting that puts a detector's decisions on the plan's grid; none where the space sets its own."""
-    entry = next(entry for entry in plan.space.schedulers if entry.name == scheduler)
-    own = {"decision_every", "decision_every_fraction"} & {*entry.fixed, *entry.parameters}
+    given = {
+        key for entry in plan.space.schedulers if entry.name == scheduler for key in (*entry.fixed, *entry.parameters)
+    }
+    own = {"decision_every", "decision_every_fraction"} & given
     if plan.decision_grid == 0 or own or "decision_every_fraction" not in registry.setting_names(scheduler):
         return {}
     return {"decision_every_fraction": 1.0 / plan.decision_grid}

@@ -2,14 +2,11 @@
 
 import random
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tuner.analysis.sharing import Difference, TrialCheck, Verification, compare_runs, write_verification
 from tuner.errors import NoRoomError, UserError
@@ -19,8 +16,8 @@ from tuner.search.plan import Assignment, run_config
 from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepFolder
 from tuner.sweep.jobs import FAILED, NO_ROOM, Job
-from tuner.sweep.progress import PLAIN_SECONDS
 from tuner.sweep.ray_processes import RayProcesses
+from tuner.sweep.run_bar import RunBar
 from tuner.tracking.environment import num_cores
 from tuner.tracking.runs import clipped_tags
 from tuner.tracking.store import Tracker
@@ -55,7 +52,7 @@ def verify_sharing(
     from tuner.sweep.trainable import TrialActor
 
     chosen = choose(ledger.trials(), num=num, seed=ledger.plan.seed)
-    with _Progress(console, trials=len(chosen), steps=ledger.plan.steps) as progress:
+    with RunBar(console, runs=len(chosen), steps=ledger.plan.steps) as progress:
         source = _Retraining(ledger, chosen, folder=folder, progress=progress)
         if chosen:
             with RayProcesses(ending) as processes:
@@ -89,7 +86,7 @@ class _Retraining:
     """A `TrialSource` of trials that have run, each to be trained from its first step to its last."""
 
     def __init__(
-        self, ledger: Ledger, records: Sequence[TrialRecord], *, folder: SweepFolder, progress: "_Progress"
+        self, ledger: Ledger, records: Sequence[TrialRecord], *, folder: SweepFolder, progress: RunBar
     ) -> None:
         self.checks: list[TrialCheck] = []
         self.deterministic = True
@@ -103,7 +100,7 @@ class _Retraining:
         if not self._waiting:
             return None
         record = self._waiting.pop(0)
-        self._progress.started(record.number)
+        self._progress.started(f"training trial {record.number} again, alone")
         alone = self._alone(record.number)
         shutil.rmtree(alone, ignore_errors=True)
         alone.mkdir(parents=True)
@@ -149,48 +146,3 @@ class _Retraining:
 
     def _alone(self, number: int) -> Path:
         return self._folder.path / VERIFY_DIR / f"{number:04d}"
-
-
-class _Progress:
-    """A bar in a terminal, a plain line now and then elsewhere; one line that stays for each trial."""
-
-    def __init__(self, console: Console, *, trials: int, steps: int) -> None:
-        self._console = console
-        self._trials, self._steps, self._done = trials, steps, 0
-        self._title = ""
-        self._last_line = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-        self._bars = Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-        )
-        self._bar = self._bars.add_task("verifying", total=max(1, trials * steps))
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-
-    def started(self, number: int) -> None:
-        self._title = f"training trial {number} again, alone ({self._done + 1} of {self._trials})"
-        self._bars.update(self._bar, description=self._title)
-        if not self._console.is_terminal:
-            self._last_line = time.monotonic()
-            self.say(self._title)
-
-    def moved(self, steps: int) -> None:
-        self._bars.update(self._bar, completed=self._done * self._steps + steps)
-        if not self._console.is_terminal and time.monotonic() - self._last_line >= PLAIN_SECONDS:
-            self._last_line = time.monotonic()
-            self.say(f"  {self._title}  step {steps}/{self._steps}")
-
-    def ended(self, line: str) -> None:
-        self._done += 1
-        self._bars.update(self._bar, completed=self._done * self._steps)
-        self.say(line)
-
-    def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
