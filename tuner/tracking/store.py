@@ -90,13 +90,21 @@ def connect(uri: str, *, experiment: str = EXPERIMENT) -> Tracker:
     return tracker
 
 
-def reconnect(uri: str, *, run_id: str) -> Tracker:
-    """Reach the store that has a run, and make nothing there; UserError, within seconds, where that fails."""
+def open_store(uri: str) -> Tracker:
+    """Reach a store to read it, and make nothing there; UserError, within seconds, where that fails."""
     tracker = Tracker(uri)
     database = sqlite_path(uri)
     if database is not None and not database.exists():
         raise UserError(f"the tracking store {database} is not there; say with --tracking-uri where it is now")
     _probe(uri)
+    with _explained(tracker):
+        tracker.client.search_experiments(max_results=1)
+    return tracker
+
+
+def reconnect(uri: str, *, run_id: str) -> Tracker:
+    """Reach the store that has a run, and make nothing there; UserError, within seconds, where that fails."""
+    tracker = open_store(uri)
     with _explained(tracker):
         try:
             tracker.client.get_run(run_id)
