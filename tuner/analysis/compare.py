@@ -12,6 +12,20 @@ from tuner.analysis.target import Target
 from tuner.names import Setting
 from tuner.trials import TrialRecord
 
+__all__ = [
+    "as_row",
+    "as_rows",
+    "differing",
+    "in_words",
+    "ranked",
+    "setting_text",
+    "short",
+    "sweep_grid",
+    "title_of",
+    "trial_grid",
+    "without_repeated_names",
+]
+
 SCHEDULER = "scheduler"
 _PARAMETER, _COST, _TIME, _SHARED = 1, 2, 3, 4
 """Ranks of columns: what is left out first where a terminal is narrow comes last."""
@@ -163,6 +177,12 @@ def short(value: Setting | None) -> str:
     if value is None:
         return ""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def setting_text(trial: TrialRecord) -> str:
+    """Return what was searched of a trial's setting in words: "fastface, patience 0.08, decay factor 4"."""
+    words = [f"{_words(name.rpartition('.')[2])} {short(value)}" for name, value in trial.params.items()]
+    return ", ".join([trial.scheduler, *(word for word in words if not word.startswith(f"{SCHEDULER} "))])
 
 
 def _settings_of(trial: TrialRecord) -> Mapping[str, Setting]:

@@ -1,6 +1,7 @@
-"""Backbone weights from a file: loaded as data, never as pickled objects, and known by their content."""
+"""Backbone weights in a file: loaded as data, never as pickled objects, and known by their content."""
 
 import hashlib
+import io
 import pickle
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tuner.errors import UserError
+from tuner.files import write_whole
 
 _SHOWN: Final = 3
 
@@ -41,6 +43,13 @@ def load_weights(backbone: nn.Module, path: str | Path) -> None:
             f"weights: the names and shapes in {path} must be those of the backbone, but {text};"
             " set `backbone`, `embedding_size` and `image_size` to what they were saved from"
         )
+
+
+def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write a backbone's state dict for `load_weights`, whole or not at all; OSError where it cannot be written."""
+    content = io.BytesIO()
+    torch.save(dict(state), content)
+    write_whole(Path(path), content.getvalue())
 
 
 def weights_digest(path: str | Path) -> str:

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tuner.errors import DivergedError, UserError
 from tuner.stages import checkpoint
@@ -60,6 +60,8 @@ class SharedRun:
         deterministic: whether a step trained again gives the same bits; if not, repeated steps are not checked.
         label: who runs this trial, the same each time it is taken up; a trial that shares its steps finds it in
             `shared_with`.
+        at_end: called after the last event with the workload's state after the last step; where nothing was left to
+            train, it is restored for that.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class SharedRun:
         checkpoint_every: int | None = None,
         deterministic: bool = True,
         label: str = "",
+        at_end: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         self.counts = StepCounts()
         self._plan = plan
@@ -82,6 +85,7 @@ class SharedRun:
         self._deterministic = deterministic
         self._path = (Tree() if shelf is None else shelf.tree).walk(plan)
         self._label = label
+        self._at_end = at_end
         self._recording = Recording(shelf, label=label)
         self._recent_lrs: deque[float] = deque(maxlen=2)
         self._workload: Workload | None = None
@@ -121,6 +125,9 @@ class SharedRun:
                 raise diverged(path.stop, loss=path.diverged, lr=self._plan.base_lr * path.outlook.factors[0])
             if path.stop < self._plan.total_steps:
                 yield from self._train()
+            if self._at_end is not None:
+                trained = (yield from self._restore(path.stop)) if self._run is None else self._run.workload
+                self._at_end(trained.state_dict())
         except GeneratorExit:
             self._break_off()
             raise

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -66,8 +66,9 @@ def run_trial(
     device: torch.device,
     store: StageStore | None,
     label: str = "",
+    at_end: Callable[[dict[str, Any]], object] | None = None,
 ) -> Generator[TrialProgress, None, None]:
-    """Run one configuration and yield its progress after every step; the last one carries the final metrics.
+    """Run one configuration and yield its progress after every step; the `finished` one carries the final metrics.
 
     The whole curve goes to `folder/curve.csv`, whichever steps are shared, and evaluations to
     `folder/evaluations.jsonl`, one JSON object a line. Progress is also yielded, standing still, while known steps are
@@ -83,6 +84,8 @@ def run_trial(
         device: where it trains.
         store: where known steps are found and new ones recorded; None shares nothing.
         label: of this trial, unlike that of any other; the same when it is taken up again.
+        at_end: called with the state of the workload after the last step; where no step was left to train, it is
+            restored from the nearest checkpoint for that, which yields progress after the finished one.
 
     Raises:
         DivergedError: the loss became NaN or infinite, or exploded.
@@ -103,6 +106,7 @@ def run_trial(
         evaluate_at=evaluate_at,
         deterministic=is_deterministic(device),
         label=label,
+        at_end=at_end,
     )
     tail: deque[float] = deque(maxlen=max(1, config.total_steps // 20))
     explosion = Explosion(config.total_steps)
