@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from tuner.cli import best, compare, replay, scale, spaces, stages, status, sweep, sync
+from tuner.cli import best, compare, replay, scale, spaces, stages, status, sweep, sync, ui
 from tuner.errors import SweepStoppedError, UserError
 
 _INTERRUPTED = (130, 143)
@@ -25,6 +25,7 @@ app.command()(sweep.resume)
 app.command()(status.status)
 app.command()(compare.compare)
 app.command()(best.best)
+app.command()(ui.ui)
 app.command()(sync.sync)
 app.command()(spaces.spaces)
 app.command()(replay.replay)

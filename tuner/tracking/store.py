@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 
 from tuner.errors import UserError
 from tuner.names import EXPERIMENT
-from tuner.tracking.uri import WAY_OUT, redact, sqlite_path
+from tuner.tracking.uri import WAY_OUT, check_there, redact, sqlite_path
 
 PROBE_SECONDS: Final = 3.0
 ARTIFACTS_DIR: Final = "mlartifacts"
@@ -92,10 +92,8 @@ def connect(uri: str, *, experiment: str = EXPERIMENT) -> Tracker:
 
 def open_store(uri: str) -> Tracker:
     """Reach a store to read it, and make nothing there; UserError, within seconds, where that fails."""
+    check_there(uri)
     tracker = Tracker(uri)
-    database = sqlite_path(uri)
-    if database is not None and not database.exists():
-        raise UserError(f"the tracking store {database} is not there; say with --tracking-uri where it is now")
     _probe(uri)
     with _explained(tracker):
         tracker.client.search_experiments(max_results=1)
