@@ -58,7 +58,7 @@ def test_the_ui_shows_the_sweep_and_leaves_no_process_behind(
         base, _, place = page.partition("/#/")
         assert fetched(base)[0] == 200
         experiment = MlflowClient(sweep.tracker.uri).get_run(sweep.parent).info.experiment_id
-        assert place == f"experiments/{experiment}/runs/{sweep.parent}"
+        assert place.partition("?")[0] == f"experiments/{experiment}/runs/{sweep.parent}"
         assert f"tags.`mlflow.parentRunId` = '{sweep.parent}'" in unquote(charts)
         body = json.dumps({"experiment_ids": [experiment], "max_results": 50}).encode()
         request = urllib.request.Request(

@@ -34,6 +34,7 @@ def ui(
     Example: fastface-tuner ui first
     """
     from tuner.search.dashboard import dashboard_command, is_installed
+    from tuner.search.ledger import Ledger
     from tuner.sweep.folder import find_sweep
     from tuner.sweep.servers import Servers, free_port
     from tuner.tracking.ui import server_address, server_command, sweep_pages
@@ -63,7 +64,14 @@ def ui(
         from tuner.tracking.store import reconnect  # takes a second, in which the servers start
 
         tracker = reconnect(uri, run_id=description.parent_run_id)
-        page, charts = sweep_pages(tracker, description.parent_run_id, address=address)
+        objective = Ledger.open(folder.journal, read_only=True).plan.space.objective
+        page, charts = sweep_pages(
+            tracker,
+            description.parent_run_id,
+            address=address,
+            metric=objective.metric,
+            maximize=objective.maximize,
+        )
         servers.wait_until_they_answer()
         for line in (f"the sweep: {page}", f"its trials, as charts: {charts}", *lines):
             typer.echo(line)

@@ -24,13 +24,16 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from tuner.errors import UserError
-from tuner.names import EXPERIMENT
+from tuner.names import EXPERIMENT, TAG_DESCRIPTION
 from tuner.tracking.uri import WAY_OUT, check_there, redact, sqlite_path
 
 PROBE_SECONDS: Final = 3.0
 ARTIFACTS_DIR: Final = "mlartifacts"
 _PORTS: Final = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_NOTE: Final = "Sweeps of learning-rate schedules: one parent run per sweep, one child run per trial."
+_EXPERIMENT_TAGS: Final = {
+    TAG_DESCRIPTION: "Sweeps of learning-rate schedules: one parent run per sweep, one child run per trial.",
+    "mlflow.experimentKind": "custom_model_development",  # which face MLflow's UI shows: not that for language models
+}
 
 
 class Tracker:
@@ -159,7 +162,7 @@ def _writable_experiment(client: MlflowClient, name: str, database: Path | None)
         # Left to itself MLflow would put artifacts into ./mlruns, and a folder of that name makes other programs here
         # take the store for a file store.
         location = None if database is None else (database.parent / ARTIFACTS_DIR / name).as_uri()
-        return str(client.create_experiment(name, artifact_location=location, tags={"mlflow.note.content": _NOTE}))
+        return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
     if found.lifecycle_stage != "active":
         raise UserError(
             f"the experiment '{name}' is deleted in the tracking store {redact(client.tracking_uri)}; bring it back "
