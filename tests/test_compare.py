@@ -276,3 +276,10 @@ def test_no_such_sweep_is_one_line_that_names_those_there_are() -> None:
     make_sweep(Path("sweeps/first"), [0.5])
     with pytest.raises(UserError, match="known here: first"):
         run("secnd")
+
+
+def test_a_misspelt_name_is_told_also_where_the_tracking_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_sweep(Path("sweeps/first"), [0.5])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"known here: first; nor could it be looked for elsewhere: .*127\.0\.0\.1:9"):
+        run("secnd")

@@ -65,7 +65,12 @@ def _find_tracked(sweep: str, uri: str | None, metric: str | None, absent: UserE
         raise absent
     from tuner.tracking.store import open_store  # MLflow takes a second, which folders do not need
 
-    tracker = open_store(address)
+    try:
+        tracker = open_store(address)
+    except UserError as error:
+        if uri is None:  # perhaps only the name is misspelt, and nobody thought of a store
+            raise UserError(f"{absent}; nor could it be looked for elsewhere: {error}") from None
+        raise
     from tuner.analysis.recorded_runs import read_sweep
 
     with tracker.asked_to(f"look for {sweep!r}"):
