@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import tuner
+from tuner.config import space_file
 from tuner.config.space_file import (
     SpaceFile,
     load_space,
@@ -77,7 +77,7 @@ def test_shipped_spaces_are_found_in_an_installed_package(tmp_path: Path, monkey
     inside = tmp_path / "tuner" / "search_spaces"
     inside.mkdir(parents=True)
     (inside / "mine.yaml").write_text(PLAIN)
-    monkeypatch.setattr(tuner, "__file__", str(tmp_path / "tuner" / "__init__.py"))
+    monkeypatch.setattr(space_file, "__file__", str(tmp_path / "tuner" / "config" / "space_file.py"))
     assert shipped_spaces() == [("mine", "q")]
     assert load_space("mine").schedulers[0].name == "fastface"
 

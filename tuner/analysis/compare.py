@@ -1,118 +1,238 @@
-"""The trials of a sweep, best first, as rows for programs and as a table for people."""
+"""The trials of sweeps, best first, and the sweeps side by side: as rows for programs and as tables for people."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from rich.table import Table
-
+from tuner.analysis.collected import CollectedSweep, Shown
+from tuner.analysis.grid import Column, Grid
+from tuner.analysis.summary import Summary, ranked
+from tuner.analysis.target import Target
+from tuner.names import Setting
 from tuner.trials import TrialRecord
 
+__all__ = [
+    "as_row",
+    "as_rows",
+    "differing",
+    "in_words",
+    "ranked",
+    "setting_text",
+    "short",
+    "sweep_grid",
+    "title_of",
+    "trial_grid",
+    "without_repeated_names",
+]
 
-def ranked(records: Sequence[TrialRecord], *, maximize: bool) -> list[TrialRecord]:
-    """Return the trials best first; those without a value follow, in the order they were run."""
-    sign = -1 if maximize else 1
-    return sorted(
-        records,
-        key=lambda record: (record.value is None, 0 if record.value is None else sign * record.value, record.number),
-    )
+SCHEDULER = "scheduler"
+_PARAMETER, _COST, _TIME, _SHARED = 1, 2, 3, 4
+"""Ranks of columns: what is left out first where a terminal is narrow comes last."""
 
 
 def as_rows(records: Sequence[TrialRecord], *, maximize: bool) -> list[dict[str, Any]]:
     """Return the ranked trials as JSON-like rows."""
-    return [
-        {
-            "trial": record.number,
-            "state": record.state,
-            "value": record.value,
-            "scheduler": record.scheduler,
-            "params": dict(record.params),
-            "settings": dict(record.settings),
-            "base_lr": record.base_lr,
-            "metrics": dict(record.metrics),
-            "steps_executed": record.steps_executed,
-            "steps_repeated": record.steps_repeated,
-            "steps_shared": record.steps_shared,
-            "seconds": round(record.seconds, 3),
-            "run_id": record.run_id,
-            "duplicate_of": record.duplicate_of,
-            "reason": record.reason,
-        }
-        for record in ranked(records, maximize=maximize)
-    ]
+    return [as_row(record) for record in ranked(records, maximize=maximize)]
 
 
-def table(records: Sequence[TrialRecord], *, maximize: bool, metric: str, title: str) -> Table:
-    """Return the ranked trials as a terminal table; parameters that no trial varies are left to `--json`.
+def as_row(record: TrialRecord) -> dict[str, Any]:
+    """Return a trial as a JSON-like row."""
+    return {
+        "trial": record.number,
+        "state": record.state,
+        "value": record.value,
+        "scheduler": record.scheduler,
+        "params": dict(record.params),
+        "settings": dict(record.settings),
+        "base_lr": None if math.isnan(record.base_lr) else record.base_lr,
+        "metrics": dict(record.metrics),
+        "steps_executed": record.steps_executed,
+        "steps_repeated": record.steps_repeated,
+        "steps_shared": record.steps_shared,
+        "seconds": round(record.seconds, 3),
+        "run_id": record.run_id,
+        "duplicate_of": record.duplicate_of,
+        "reason": record.reason,
+    }
+
+
+def trial_grid(shown: Sequence[Shown], *, title: str = "", target: Target | None = None) -> Grid:
+    """Return the trials in this order; parameters that do not differ between them are left out.
 
     Parameters that belong to one of several schedulers ("cosine.final_factor") share one column.
     """
-    names = [name for name in _parameter_names(records) if len({record.params.get(name) for record in records}) > 1]
-    varied, own = [name for name in names if "." not in name], [name for name in names if "." in name]
-    notes = {record.number: _note(record) for record in records}
-    headings = [
-        *("trial", metric, *(name.removesuffix("_fraction") for name in varied)),
-        *(["setting"] if own else []),
-        *("trained", "shared", "time"),
+    trials = [each.trial for each in shown]
+    varied = differing([_settings_of(each.trial) for each in shown], [trial.params for trial in trials])
+    own = [name for name in varied if "." in name]
+    shared = [name for name in varied if "." not in name]
+    sweeps = list(dict.fromkeys(each.sweep.name for each in shown))
+    metrics = dict.fromkeys(each.sweep.metric for each in shown)
+    notes = [_note(trial) for trial in trials]
+    columns = [
+        *([Column("sweep", [each.sweep.name for each in shown], kind="name")] if len(sweeps) > 1 else []),
+        Column("trial", [f"{trial.number}{'*' if trial.reference else ' '}" for trial in trials]),
+        Column(" or ".join(metrics) or "value", ["-" if t.value is None else f"{t.value:.4f}" for t in trials]),
+        *(
+            Column(_words(name), [short(_settings_of(trial).get(name)) for trial in trials], _PARAMETER)
+            for name in shared
+        ),
+        *([Column("setting", [_own(trial, own) for trial in trials], _PARAMETER)] if own else []),
+        *([Column("steps to target", [_count(each.target_steps) for each in shown])] if target else []),
+        Column("trained", [str(trial.steps_executed) for trial in trials], _COST),
+        Column("shared", [str(trial.steps_shared) for trial in trials], _SHARED),
+        Column("time", [f"{trial.seconds:.0f} s" for trial in trials], _TIME),
+        *([Column("note", notes, kind="prose")] if any(notes) else []),
     ]
-    view = Table(
-        title=title,
-        caption=_caption(names, records),
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        pad_edge=False,
-        collapse_padding=True,
-        header_style="bold",
-    )
-    for heading in headings:
-        words = heading.replace("_", " ")  # in words, so that a narrow terminal can break them
-        view.add_column(words, justify="right", min_width=max(map(len, words.split())))
-    if any(notes.values()):
-        view.add_column("note")
-    for record in ranked(records, maximize=maximize):
-        cells = [
-            f"{record.number}{'*' if record.reference else ' '}",
-            "-" if record.value is None else f"{record.value:.4f}",
-            *(_short(record.params.get(name)) for name in varied),
-            *([_own(record, own)] if own else []),
-            str(record.steps_executed),
-            str(record.steps_shared),
-            f"{record.seconds:.0f} s",
-        ]
-        view.add_row(*cells, *([notes[record.number]] if any(notes.values()) else []))
-    return view
+    caption = [] if target is None else [f"target: {target}"]
+    return Grid(title, columns, "; ".join([*caption, *_caption(varied, trials)]))
 
 
-def _own(record: TrialRecord, names: Sequence[str]) -> str:
-    """Return the parameters of the trial's own scheduler, without its name."""
-    mine = {name.partition(".")[2]: record.params[name] for name in names if name in record.params}
-    return ", ".join(f"{name.removesuffix('_fraction').replace('_', ' ')} {_short(mine[name])}" for name in mine)
+def sweep_grid(summaries: Sequence[Summary], *, target: Target | None = None) -> Grid:
+    """Return the sweeps in this order, one in a row, with what differs in their making."""
+    about = differing([each.sweep.about for each in summaries], [each.sweep.about for each in summaries])
+    metrics = [_judged(each.sweep) for each in summaries]
+    alike = len(set(metrics)) == 1
+    reached = [each.target for each in summaries]
+    columns = [
+        Column("sweep", [each.sweep.name for each in summaries], kind="name"),
+        *([] if alike else [Column("metric", metrics, kind="name")]),
+        Column("trials", [f"{each.trials}{each.others}" for each in summaries]),
+        Column("best", [_value(None if each.best is None else each.best.value) for each in summaries]),
+        Column("median", [_value(each.median) for each in summaries]),
+        Column("quartiles", [_range(each.quartiles) for each in summaries], _PARAMETER),
+        *(
+            [
+                Column("steps to target", [_count(None if t is None else t.fewest_steps) for t in reached]),
+                Column("search to target", [_count(None if t is None else t.search_steps) for t in reached], _COST),
+            ]
+            if target
+            else []
+        ),
+        Column("trained", [str(each.steps_executed) for each in summaries], _COST),
+        Column("shared", [str(each.steps_shared) for each in summaries], _SHARED),
+        Column("minutes", [f"{each.seconds / 60:.1f}" for each in summaries], _COST),
+        *(Column(name, [short(each.sweep.about.get(name)) for each in summaries], _PARAMETER) for name in about),
+    ]
+    caption = ["median and quartiles: of distinct runs"]
+    if target:
+        caption.append(f"to {target}: steps of the quickest trial, and steps that the search trained until then")
+    return Grid(metrics[0] if alike else "", columns, "; ".join(caption))
 
 
-def _caption(varied: Sequence[str], records: Sequence[TrialRecord]) -> str:
-    parts = ["trained, shared: training steps"]
-    if any(name.endswith("_fraction") for name in varied):
-        parts.append("windows and patience: fractions of the run; threshold: of the first loss over the run")
-    if any(record.reference for record in records):
-        parts.append("* reference setting")
+def in_words(summary: Summary, *, target: Target | None = None) -> str:
+    """Return a summary as a paragraph, for a sweep that stands alone."""
+    parts = [f"{summary.trials} trial{'' if summary.trials == 1 else 's'}{summary.others}"]
+    if summary.median is not None:
+        parts.append(f"median {_value(summary.median)}")
+    if summary.quartiles is not None:
+        parts.append(f"quartiles {_range(summary.quartiles)} (of distinct runs)")
+    minutes = f"{summary.seconds / 60:.1f} minutes"
+    parts.append(f"{summary.steps_executed} steps trained, {summary.steps_shared} shared, {minutes}")
+    reached = summary.target
+    if target is not None and reached is not None and reached.fewest_steps is not None:
+        pace = "" if reached.seconds is None else f" ({reached.seconds:.0f} s at the sweep's pace)"
+        parts.append(
+            f"{target} reached by {reached.reached}, in {reached.fewest_steps} steps{pace} by the quickest, and by the "
+            f"search after {reached.search_steps} steps and {(reached.search_seconds or 0) / 60:.1f} minutes"
+        )
+    elif target is not None:
+        parts.append(f"{target} reached by none")
     return "; ".join(parts)
 
 
-def _parameter_names(records: Sequence[TrialRecord]) -> list[str]:
-    return list(dict.fromkeys(name for record in records for name in record.params))
+def title_of(sweep: CollectedSweep) -> str:
+    """Return what a single sweep's table is about."""
+    about = sweep.about
+    steps = f" after {about['steps']} steps" if "steps" in about else ""
+    data = f" on {about['data']}" if "data" in about else ""
+    return f"{sweep.name}: {sweep.metric}{steps}{data}"
 
 
-def _short(value: object) -> str:
+def without_repeated_names(sweeps: Sequence[CollectedSweep]) -> list[CollectedSweep]:
+    """Return the sweeps with names that tell them apart: the second of a name gets a number."""
+    found: list[CollectedSweep] = []
+    for sweep in sweeps:
+        taken, name, number = {each.name for each in found}, sweep.name, 1
+        while name in taken:
+            number += 1
+            name = f"{sweep.name} ({number})"
+        found.append(replace(sweep, name=name))
+    return found
+
+
+def differing(settings: Sequence[Mapping[str, Setting]], searched: Sequence[Mapping[str, Setting]]) -> list[str]:
+    """Return the names whose values differ; of those that were searched also where one lacks it."""
+    names = dict.fromkeys(name for params in searched for name in params)
+    found = [name for name in names if len({each.get(name) for each in settings}) > 1]
+    # What is searched for one scheduler only, "cosine.final_factor", is told under that name.
+    told = {name.rpartition(".")[2] for name in names}
+    others = dict.fromkeys(name for each in settings for name in each if name not in told)
+    found += [name for name in others if len({each[name] for each in settings if name in each}) > 1]
+    return sorted(found, key=lambda name: name != SCHEDULER)
+
+
+def short(value: Setting | None) -> str:
+    """Return a value to three digits, nothing for None."""
     if value is None:
         return ""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _note(record: TrialRecord) -> str:
-    if record.state == "RUNNING":
+def setting_text(trial: TrialRecord) -> str:
+    """Return what was searched of a trial's setting in words: "fastface, patience 0.08, decay factor 4"."""
+    words = [f"{_words(name.rpartition('.')[2])} {short(value)}" for name, value in trial.params.items()]
+    return ", ".join([trial.scheduler, *(word for word in words if not word.startswith(f"{SCHEDULER} "))])
+
+
+def _settings_of(trial: TrialRecord) -> Mapping[str, Setting]:
+    """Return what was searched, and what else stood fixed."""
+    known: dict[str, Setting] = {SCHEDULER: trial.scheduler} if trial.scheduler else {}
+    if not math.isnan(trial.base_lr):
+        known["base_lr"] = trial.base_lr
+    return {**trial.settings, **known, **trial.params}
+
+
+def _own(trial: TrialRecord, names: Sequence[str]) -> str:
+    """Return the parameters of the trial's own scheduler, without its name."""
+    mine = {name.partition(".")[2]: trial.params[name] for name in names if name in trial.params}
+    return ", ".join(f"{_words(name)} {short(mine[name])}" for name in mine)
+
+
+def _caption(varied: Sequence[str], trials: Sequence[TrialRecord]) -> list[str]:
+    parts = ["trained, shared: training steps"]
+    if any(name.endswith("_fraction") for name in varied):
+        parts.append("windows and patience: fractions of the run; threshold: of the first loss over the run")
+    if any(trial.reference for trial in trials):
+        parts.append("* reference setting")
+    return parts
+
+
+def _words(name: str) -> str:
+    return name.removesuffix("_fraction").replace("_", " ")  # in words, so that a narrow terminal can break them
+
+
+def _judged(sweep: CollectedSweep) -> str:
+    return f"{sweep.metric}, {'more' if sweep.maximize else 'less'} is better"
+
+
+def _value(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _range(ends: tuple[float, float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def _count(steps: int | None) -> str:
+    return "-" if steps is None else str(steps)
+
+
+def _note(trial: TrialRecord) -> str:
+    if trial.state == "RUNNING":
         return "not finished"
-    if record.reason is not None:
-        return f"failed: {record.reason}"
-    if record.duplicate_of is not None:
-        return f"same as trial {record.duplicate_of}"
+    if trial.reason is not None:
+        return f"failed: {trial.reason}"
+    if trial.duplicate_of is not None:
+        return f"same as trial {trial.duplicate_of}"
     return ""

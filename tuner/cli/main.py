@@ -6,6 +6,7 @@ import sys
 import typer
 
 from tuner.cli import (
+    best,
     compare,
     confirm,
     doctor,
@@ -19,6 +20,7 @@ from tuner.cli import (
     sweep,
     sync,
     train,
+    ui,
 )
 from tuner.errors import SweepStoppedError, UserError
 
@@ -41,6 +43,8 @@ app.command()(evaluate.evaluate)
 app.command()(status.status)
 app.command()(compare.compare)
 app.command()(confirm.confirm)
+app.command()(best.best)
+app.command()(ui.ui)
 app.command()(sync.sync)
 app.command()(spaces.spaces)
 app.command()(recipes.recipes)

@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import tuner
 from tuner.config.space_check import check_space
 from tuner.config.space_model import SpaceFile
 from tuner.config.strict_yaml import did_you_mean, explain, parse_mapping, read_text
@@ -57,7 +56,7 @@ def _locate(name_or_path: str | Path) -> Path:
 
 def _shipped_folder() -> Path:
     """Return where the shipped files are: inside an installed package, or at the top of a checkout."""
-    package = Path(tuner.__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
 

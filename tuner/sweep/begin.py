@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tuner.config.space_file import load_space
 from tuner.errors import UserError
-from tuner.names import STAGES_DIR, TAG_FOLDER
+from tuner.names import STAGES_DIR, TAG_DESCRIPTION, TAG_FOLDER
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan, planned_workload
 from tuner.sizes import num_bytes
@@ -95,7 +95,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
                 "decision_grid": plan.decision_grid,
                 "objective": space.objective.metric,
             },
-            tags={"mlflow.note.content": space.question, TAG_FOLDER: str(folder.path)},
+            tags={TAG_DESCRIPTION: space.question, TAG_FOLDER: str(folder.path)},
             texts={
                 "space.yaml": space.text,
                 "environment.json": json.dumps(describe_environment([gpu.name for gpu in gpus()]), indent=2),

@@ -127,6 +127,7 @@ def _overridden(file: RunFile, asked: AskedRun) -> RunConfig:
     workload = changed["workload"]
     workload["data"] |= {"source": source, **{name: value for name, value in limits.items() if value is not None}}
     workload["model"]["weights"] = None if model.weights is None else absolute_data(model.weights)
+    workload["evaluation"]["sets"] = [absolute_data(path) for path in config.workload.evaluation.sets]
     changed["seed"] = config.seed if asked.seed is None else asked.seed
     changed["total_steps"] = config.total_steps if asked.steps is None else asked.steps
     return RunConfig.model_validate(changed)

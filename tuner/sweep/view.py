@@ -10,8 +10,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from tuner.analysis.answer import answer
 from tuner.config.run_file import run_text
-from tuner.names import CONFIG_FILE, CURVE_FILE, TRACEBACK_FILE
+from tuner.names import CONFIG_FILE, CURVE_FILE, TAG_DESCRIPTION, TRACEBACK_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, Plan, run_config
 from tuner.sweep.folder import SweepFolder
@@ -59,7 +60,7 @@ class RunView:
         """Show a sweep that no process runs as ended; with `mild` only if it looks like running."""
         ended = max((record.ended for record in self._ledger.trials() if record.ended is not None), default=time.time())
         self._mending.add(self._parent)
-        self._follow_sweep(Ending(status=status, time_ms=_ms(ended), mild=mild))
+        self._follow_sweep(Ending(status=status, time_ms=_ms(ended), tags=self._description(), mild=mild))
 
     def catch_up(self) -> None:
         """Send the finished trials that the ledger does not mark as sent; asks nothing about the others."""
@@ -96,7 +97,8 @@ class RunView:
     def close(self, status: Status | None = None, *, timeout: float) -> list[str]:
         """End the sweep's run, if a status is given, send what is left, and return what people should know."""
         if status is not None:
-            self._mirror.finish(self._parent, Ending(status=status, time_ms=_ms(time.time())))
+            ending = Ending(status=status, time_ms=_ms(time.time()), tags=self._description())
+            self._mirror.finish(self._parent, ending)
         lines: list[str] = []
         left = self.drain(timeout=timeout, hear=lines.append)
         return lines if left is None else [*lines, left]
@@ -205,6 +207,13 @@ class RunView:
             texts=texts,
             shared_with=record.shared_with,
         )
+
+    def _description(self) -> dict[str, str]:
+        """Return the text that MLflow shows with the sweep's run: what was asked, and what was found."""
+        space = self._ledger.plan.space
+        objective = space.objective
+        found = answer(self._ledger.trials(), metric=objective.metric, maximize=objective.maximize)
+        return {TAG_DESCRIPTION: f"{space.question}\n\n{found}"}
 
     def _traceback(self, record: TrialRecord) -> dict[str, str]:
         path = self._folder.trial(record.number) / TRACEBACK_FILE

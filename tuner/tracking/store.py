@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from tuner.errors import UserError
-from tuner.names import EXPERIMENT
-from tuner.tracking.uri import WAY_OUT, redact, sqlite_path
+from tuner.names import EXPERIMENT, TAG_DESCRIPTION
+from tuner.tracking.uri import WAY_OUT, check_there, redact, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 PROBE_SECONDS: Final = 3.0
 ARTIFACTS_DIR: Final = "mlartifacts"
 _PORTS: Final = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_NOTE: Final = "Sweeps of learning-rate schedules: one parent run per sweep, one child run per trial."
+_EXPERIMENT_TAGS: Final = {
+    TAG_DESCRIPTION: "Sweeps of learning-rate schedules: one parent run per sweep, one child run per trial.",
+    "mlflow.experimentKind": "custom_model_development",  # which face MLflow's UI shows: not that for language models
+}
 
 
 class Tracker:
@@ -93,15 +96,21 @@ def connect(uri: str, *, experiment: str = EXPERIMENT) -> Tracker:
     return tracker
 
 
+def open_store(uri: str) -> Tracker:
+    """Reach a store to read it, and make nothing there; UserError, within seconds, where that fails."""
+    check_there(uri)
+    tracker = Tracker(uri)
+    _probe(uri)
+    with _explained(tracker):
+        tracker.client.search_experiments(max_results=1)
+    return tracker
+
+
 def reconnect(uri: str, *, run_id: str) -> Tracker:
     """Reach the store that has a run, and make nothing there; UserError, within seconds, where that fails."""
     from mlflow.exceptions import MlflowException
 
-    tracker = Tracker(uri)
-    database = sqlite_path(uri)
-    if database is not None and not database.exists():
-        raise UserError(f"the tracking store {database} is not there; say with --tracking-uri where it is now")
-    _probe(uri)
+    tracker = open_store(uri)
     with _explained(tracker):
         try:
             tracker.client.get_run(run_id)
@@ -158,7 +167,7 @@ def _writable_experiment(client: "MlflowClient", name: str, database: Path | Non
         # Left to itself MLflow would put artifacts into ./mlruns, and a folder of that name makes other programs here
         # take the store for a file store.
         location = None if database is None else (database.parent / ARTIFACTS_DIR / name).as_uri()
-        return str(client.create_experiment(name, artifact_location=location, tags={"mlflow.note.content": _NOTE}))
+        return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
     if found.lifecycle_stage != "active":
         raise UserError(
             f"the experiment '{name}' is deleted in the tracking store {redact(client.tracking_uri)}; bring it back "

@@ -71,6 +71,13 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
 
 
+def check_there(uri: str) -> None:
+    """Raise UserError where an SQLite address has no file: MLflow would make an empty store there."""
+    database = sqlite_path(uri)
+    if database is not None and not database.exists():
+        raise UserError(f"the tracking store {database} is not there; say with --tracking-uri where it is now")
+
+
 def redact(text: str) -> str:
     """Return the text with user, password and secret query values of every address in it replaced by ***."""
     return _SECRET.sub(rf"\1{_HIDDEN}", _USER.sub(rf"\1{_HIDDEN}@", text))

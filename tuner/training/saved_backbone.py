@@ -2,21 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from pydantic import ValidationError
 from torch import nn
 
 from tuner.config.run import RunConfig
-from tuner.config.strict_yaml import explain, parse_mapping, read_text
+from tuner.config.run_file import load_run
 from tuner.errors import UserError
 from tuner.models.backbones import build_backbone
 from tuner.models.recognise import recognise
 from tuner.models.weights import fit_weights, read_weights
-from tuner.names import CONFIG_FILE
-
-WEIGHTS_FILE: Final = "backbone.pth"
-"""The state dict in the folder of a run."""
+from tuner.names import CONFIG_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +44,7 @@ def load_backbone(
     """
     try:
         file = path / WEIGHTS_FILE if path.is_dir() else path
-        run = _run(path / CONFIG_FILE) if (path / CONFIG_FILE).exists() else None
+        run = load_run(path / CONFIG_FILE).config if (path / CONFIG_FILE).exists() else None
     except OSError as error:
         raise UserError(f"weights: {path} cannot be read ({error.strerror}); check its name and rights") from error
     state = read_weights(file)
@@ -73,10 +68,3 @@ def load_backbone(
     return SavedBackbone(
         network=network, backbone=backbone, image_size=image_size, embedding_size=embedding_size, run=run
     )
-
-
-def _run(path: Path) -> RunConfig:
-    try:
-        return RunConfig.model_validate(parse_mapping(read_text(path), file=str(path)))
-    except ValidationError as error:
-        raise UserError(explain(error, RunConfig, file=str(path))) from error

@@ -1,0 +1,114 @@
+"""The setting that a sweep says to train with, written out for the real run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tuner.analysis.answer import answer
+from tuner.analysis.compare import setting_text
+from tuner.analysis.snippet import comment
+from tuner.config.run import RunConfig, SchedulerConfig
+from tuner.errors import UserError
+from tuner.names import CONFIRM_FILE
+from tuner.schedulers.registry import setting_names
+from tuner.schedulers.scale import rescale
+from tuner.search.ledger import Ledger
+from tuner.search.plan import Assignment, Plan, run_config
+from tuner.sweep.folder import SweepFolder
+from tuner.trials import TrialRecord
+
+_HOW = """\
+# train with it:  fastface-tuner train {file}
+# search on:      `workload` and `total_steps` (as `steps`) can stand in a search space as they are, and the settings
+#                 under `fixed` of the scheduler, but for those that are searched again under `parameters`
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The trial to train with, its run as the sweep made it, whether new seeds chose it, and the sweep's answer."""
+
+    trial: TrialRecord
+    config: RunConfig
+    confirmed: bool
+    sentence: str
+
+
+def find_best(folder: SweepFolder) -> Best:
+    """Return the best trial of a sweep, or the one that its confirmation names.
+
+    Raises:
+        UserError: no trial has finished, or a file of the sweep is damaged.
+    """
+    ledger = Ledger.open(folder.journal, read_only=True)
+    plan, records = ledger.plan, ledger.trials()
+    named = confirmed(folder.path)
+    trial = ledger.best()
+    if named is not None:
+        trial = next((record for record in records if record.number == named), None)
+        if trial is None:
+            raise UserError(
+                f"{folder.path / CONFIRM_FILE}: names trial {named}, which the sweep does not have; remove it"
+            )
+    if trial is None:
+        reason = next((record.reason for record in records if record.reason), None)
+        why = "no trial has ended" if reason is None else f"all failed, the first because: {reason}"
+        raise UserError(f"the best of a sweep needs a finished trial, but {folder.argument} has none: {why}")
+    objective = plan.space.objective
+    sentence = f"{folder.read().name}: {answer(records, metric=objective.metric, maximize=objective.maximize)}"
+    if named is not None:
+        sentence += f" New seeds say to train with trial {named}, {setting_text(trial)}."
+    return Best(trial=trial, config=_run_of(plan, trial), confirmed=named is not None, sentence=sentence)
+
+
+def confirmed(folder: Path) -> int | None:
+    """Return the trial that a sweep's confirmation found to be the one to train with; None where it found none.
+
+    Raises:
+        UserError: the record of the confirmation is damaged.
+    """
+    path = folder / CONFIRM_FILE
+    try:
+        number: Any = json.loads(path.read_bytes())["best_trial"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: must say which trial is confirmed, but is damaged; run confirm again") from None
+    if number is not None and not isinstance(number, int):
+        raise UserError(f"{path}: `best_trial` must be a trial's number, but is {number!r}; run confirm again")
+    return number
+
+
+def for_real_run(config: RunConfig, *, steps: int | None = None, loss_scale: float | None = None) -> RunConfig:
+    """Return the same setting for a run of `steps`, where losses are `loss_scale` times as large.
+
+    Windows and patience keep their share of the run. A threshold in loss per step is scaled with both; one that is a
+    fraction of the first loss follows the loss by itself.
+
+    Raises:
+        UserError: a number that cannot be.
+    """
+    if loss_scale is not None and not 0 < loss_scale < float("inf"):
+        raise UserError(f"`--loss-scale > 0` must hold, but got {loss_scale}; give the ratio of the runs' first losses")
+    steps = config.total_steps if steps is None else steps
+    name, settings = config.scheduler.name, dict(config.scheduler.settings)
+    if steps != config.total_steps:
+        settings = rescale(name, settings, from_steps=config.total_steps, to_steps=steps).scale_free
+    specs = setting_names(name)
+    for key, value in settings.items():
+        if specs[key].unit == "response" and loss_scale is not None and not isinstance(value, str):
+            settings[key] = value * loss_scale
+    return config.model_copy(update={"scheduler": SchedulerConfig(name=name, settings=settings), "total_steps": steps})
+
+
+def run_yaml(config: RunConfig, *, about: str, file: str) -> str:
+    """Return a run as YAML that `fastface-tuner train` takes, under comments that say what it is and what it is for."""
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    return f"{comment(about)}\n{_HOW.format(file=file)}{text}"
+
+
+def _run_of(plan: Plan, trial: TrialRecord) -> RunConfig:
+    return run_config(plan, Assignment(trial.scheduler, trial.settings, trial.base_lr))
