@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +14,9 @@ from tuner.models.heads import CombinedMarginHead
 
 
 class PlainLoop:
-    """Trains the backbone and the head of `config` on `folder` with its batch size, augmentation and clipping.
+    """Trains the backbone and the head of `config` on `folder` with its batch size, augmentation and clipping."""
 
-    `torch_prelu` runs the backbone with torch's own PReLU, as published ones do, and not with this project's.
-    """
-
-    def __init__(self, config: FaceConfig, folder: Path, *, workers: int, torch_prelu: bool = False) -> None:
+    def __init__(self, config: FaceConfig, folder: Path, *, workers: int) -> None:
         size, optimizer = config.data.image_size, config.optimizer
         steps = [
             transforms.Resize((size, size)),
@@ -44,7 +40,7 @@ class PlainLoop:
             momentum=optimizer.momentum,
             weight_decay=optimizer.weight_decay,
         )
-        self._clip_norm, self._torch_prelu = optimizer.clip_norm, torch_prelu
+        self._clip_norm = optimizer.clip_norm
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Return the next images and labels."""
@@ -53,15 +49,7 @@ class PlainLoop:
 
     def train(self, images: Tensor, labels: Tensor) -> float:
         """Train on a batch; return its loss."""
-        if self._torch_prelu:
-            with (
-                patch("tuner.models.iresnet.prelu", nn.functional.prelu),
-                patch("tuner.models.mobilefacenet.prelu", nn.functional.prelu),
-            ):
-                embeddings = self._backbone(images)
-        else:
-            embeddings = self._backbone(images)
-        loss = self._head(embeddings, labels)
+        loss = self._head(self._backbone(images), labels)
         self._optimizer.zero_grad()
         loss.backward()
         if self._clip_norm is not None:

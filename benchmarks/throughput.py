@@ -5,7 +5,7 @@
 CPU: this project's loop against `plain_loop.py` (ImageFolder, transforms, DataLoader, torch's SGD), with the same
 backbone, head, batch and images. Each has a process of its own, in which the other one's settings do not show; they
 take turns, round by round, and a ratio is taken within a round. The plain loop runs with each number of DataLoader
-workers, and the fastest counts. Another line has it with torch's own PReLU, as published backbones do.
+workers, and the fastest counts.
 Rule: whole at least 1.5 times, loader from the decoded cache at least 5 times without workers.
 
     python benchmarks/throughput.py --gpu [--backbones iresnet50 iresnet100] [--peak-tflops 989]
@@ -90,24 +90,21 @@ def on_cpu(options: argparse.Namespace, scratch: Path) -> int:
         (chosen / name).symlink_to((folder / name).resolve())
     ours = "ours" if not options.compute else f"ours, {' '.join(options.compute)}"
     plain = [f"plain, {workers} workers" for workers in options.workers]
-    slow = f"plain, {options.workers[0]} workers, torch's PReLU"
     arguments: dict[str, tuple[Any, ...]] = {ours: (config, scratch / "cache", options.threads)}
     for name, workers in zip(plain, options.workers, strict=True):
-        arguments[name] = (plain_config(config), chosen, options.threads, workers, False)
-    arguments[slow] = (plain_config(config), chosen, options.threads, options.workers[0], True)
+        arguments[name] = (config, chosen, options.threads, workers)
     rates = taking_turns(arguments, ours=ours, options=options)
 
     print(
         f"\n{folder.name}: {len(train_faces.labels)} images; {options.backbone}, {options.size} px, batch"
         f" {options.batch}, {options.threads} threads; {options.rounds} rounds of {options.steps} steps\n"
-        f"images/s: median (range)\n{'':<36}" + "".join(f"{part:>24}" for part in PARTS)
+        f"images/s: median (range)\n{'':<28}" + "".join(f"{part:>24}" for part in PARTS)
     )
     for name in arguments:
-        print(f"{name:<36}" + "".join(f"{spread(rates[name, part], 0):>24}" for part in PARTS))
+        print(f"{name:<28}" + "".join(f"{spread(rates[name, part], 0):>24}" for part in PARTS))
     loader = ratios(rates, ours, [plain[options.workers.index(0)]] if 0 in options.workers else plain, "loader")
     loop, whole = ratios(rates, ours, plain, "loop"), ratios(rates, ours, plain, "whole")
     print(f"\nratio to the fastest plain loop: whole {spread(whole, 2)}, loop {spread(loop, 2)}")
-    print(f"ratio to it with torch's PReLU:  whole {spread(ratios(rates, ours, [slow], 'whole'), 2)}")
     print(f"ratio of the loaders:            {spread(loader, 1)}")
     met = statistics.median(whole) >= WHOLE_GOAL and statistics.median(loader) >= LOADER_GOAL
     print(f"whole at least {WHOLE_GOAL}, loader at least {LOADER_GOAL}: {'met' if met else 'NOT met'}")
@@ -126,11 +123,6 @@ def config_of(options: argparse.Namespace, folder: Path) -> FaceConfig:
             "evaluation": {"pairs": 20},
         }
     )
-
-
-def plain_config(config: FaceConfig) -> FaceConfig:
-    """Return the settings of the plain loop, which knows no other way to compute than float32."""
-    return config.model_copy(update={"compute": FaceConfig().compute})
 
 
 def rendered(folder: Path) -> Path:
@@ -190,12 +182,10 @@ def parts_of_ours(config: FaceConfig, cache: Path, threads: int) -> dict[str, Ca
     return our_parts(RunConfig(workload=config, total_steps=10**6), faces, held_out, device=torch.device("cpu"))
 
 
-def parts_of_plain(
-    config: FaceConfig, folder: Path, threads: int, workers: int, torch_prelu: bool
-) -> dict[str, Callable[[int], None]]:
+def parts_of_plain(config: FaceConfig, folder: Path, threads: int, workers: int) -> dict[str, Callable[[int], None]]:
     """Return what runs some steps of each part of the plain loop."""
     torch.set_num_threads(threads)
-    plain = PlainLoop(config, folder, workers=workers, torch_prelu=torch_prelu)
+    plain = PlainLoop(config, folder, workers=workers)
 
     def loader(steps: int) -> None:
         for _ in range(steps):

@@ -68,8 +68,7 @@ def test_what_does_not_work_on_a_gpu_is_a_line_of_its_own(
     assert "OutOfMemoryError: CUDA out of memory. Tried to allocate" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("torch_prelu", [True, False])
-def test_the_plain_loop_trains_from_a_folder(torch_prelu: bool, tmp_path: Path) -> None:
+def test_the_plain_loop_trains_from_a_folder(tmp_path: Path) -> None:
     from plain_loop import PlainLoop
 
     rng = np.random.default_rng(0)
@@ -77,7 +76,7 @@ def test_the_plain_loop_trains_from_a_folder(torch_prelu: bool, tmp_path: Path) 
         folder = tmp_path / f"person {index % 2}"
         folder.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, size=(40, 36, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    plain = PlainLoop(CONFIG, tmp_path, workers=0, torch_prelu=torch_prelu)
+    plain = PlainLoop(CONFIG, tmp_path, workers=0)
     seen = [plain.batch() for _ in range(4)]  # more than an epoch
     assert {images.shape for images, _ in seen} == {(4, 3, 32, 32)}
     assert all(np.isfinite(plain.train(*batch)) for batch in seen)
