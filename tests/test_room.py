@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +122,7 @@ def test_a_trial_pauses_before_it_writes_goes_on_when_there_is_room_and_ends_as_
             paused += 1
             assert not progress.metrics
             # Whatever was on its way when the disk became full has been written once the second look finds it so.
+            time.sleep(0.1 if paused % 3 == 2 else 0)
             assert paused % 3 != 0 or sizes(tmp_path) == before
             before = sizes(tmp_path)
             disk.free = 10**9 if paused % 3 == 0 else 0

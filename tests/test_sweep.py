@@ -17,6 +17,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from plain_executor import stand_in
 
 from tuner.cli.main import main
 from tuner.curves import read_curve
@@ -232,16 +233,18 @@ def test_stages_can_be_listed_and_pruned(
 
 
 def test_a_sweep_whose_every_trial_failed_says_why_and_exits_with_1(
-    tmp_path: Path, session_cache: Path, mlflow_store: Callable[[Path], str]
+    tmp_path: Path,
+    mlflow_store: Callable[[Path], str],
+    command: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     uri = mlflow_store(tmp_path)
     hopeless = {**TROUBLED, "trials": 1, "base_lr": 1e38}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(hopeless))
-    environment = {**os.environ, TRACKING_URI_VARIABLE: uri, CACHE_VARIABLE: str(session_cache)}
-    command = [sys.executable, "-m", "tuner.cli.main", "sweep", "space.yaml", "--name", "lost"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 1
-    assert "no trial finished; the first failed because: the loss must" in done.stdout
+    stand_in(monkeypatch)
+    outcome = command("sweep", "space.yaml", "--name", "lost")
+    assert outcome.code == 1
+    assert "no trial finished; the first failed because: the loss must" in outcome.out
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert {run.info.status for run in runs} == {"FAILED"}

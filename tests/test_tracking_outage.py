@@ -42,10 +42,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Callable[[Path], str]) -> Iterator[TrackingServer]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_store: Callable[[Path], str], request: pytest.FixtureRequest
+) -> Iterator[TrackingServer]:
     folder = tmp_path_factory.mktemp("server")
     server = TrackingServer(folder, mlflow_store(folder))
     try:
+        server.start(wait=False)
+        request.getfixturevalue("undisturbed")  # which takes as long as the server's start
         server.start()
         yield server
     finally:
