@@ -36,7 +36,11 @@ def contour_figure(material: Material, across: Axis, up: Axis) -> Figure | None:
         "the other parameters did, and chance, make up the rest.",
         height=430,
         data=[_surface(material, across, up, grid_x, grid_y, surface), *marked(material, points)],
-        layout={"xaxis": _axis(across), "yaxis": _axis(up)},
+        layout={
+            "xaxis": across.layout() | {"showgrid": False},
+            "yaxis": up.layout() | {"showgrid": False},
+            "margin": {"t": 56},
+        },
     )
 
 
@@ -102,13 +106,6 @@ def _value(axis: Axis, place: float) -> float | str | None:
     if axis.log:
         return rounded(axis.low * (axis.high / axis.low) ** place)
     return rounded(axis.low + (axis.high - axis.low) * place)
-
-
-def _axis(axis: Axis) -> Trace:
-    found: Trace = {"title": {"text": axis.title}, "showgrid": False}
-    if axis.choices:
-        return found | {"type": "category", "categoryorder": "array", "categoryarray": [str(c) for c in axis.choices]}
-    return found | ({"type": "log"} if axis.log else {})
 
 
 def _words(share: float) -> str:

@@ -22,7 +22,9 @@ Change = tuple[int, float, float]
 """A step, the LR before it, and the LR from it on."""
 
 BUCKETS_OF_ALL: Final = 120_000
-FEWEST_BUCKETS, MOST_BUCKETS = 150, 1200
+FEWEST_BUCKETS, MOST_BUCKETS = 150, 600
+STEPS_OF_A_BUCKET: Final = 4
+"""At least, in runs of more steps than the fewest buckets: a mean of fewer is no calmer than the loss."""
 MOST_CHANGES: Final = 64
 """An LR that changes more often changes all the time: it is drawn, but its changes are no decays to be marked."""
 _AT_ONCE: Final = 4
@@ -51,7 +53,8 @@ class ThinCurve:
 
 def bucket_edges(steps: int, *, trials: int) -> NDArray[np.int64]:
     """Return the first steps of the buckets, and `steps` as the end of the last one."""
-    buckets = min(max(BUCKETS_OF_ALL // max(1, trials), FEWEST_BUCKETS), MOST_BUCKETS, steps)
+    buckets = min(BUCKETS_OF_ALL // max(1, trials), MOST_BUCKETS, steps // STEPS_OF_A_BUCKET)
+    buckets = min(max(buckets, FEWEST_BUCKETS), steps)
     return np.unique(np.linspace(0, steps, buckets + 1).astype(np.int64))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -95,6 +95,11 @@ class Material:
         """The metric's name in words."""
         return self.metric.replace("_", " ")
 
+    def mark(self, number: int) -> str:
+        """Return a trial's number for the side of a row, with the sign of the best or of the published setting."""
+        sign = {self.best: "★ ", self.reference: "◆ "}.get(number, "")
+        return f"{sign}{number}"
+
     def label_of(self, record: TrialRecord) -> str:
         """Return what a figure says of a trial on hover, as two lines of plain text."""
         value = record.state.lower() if record.value is None else f"{self.metric_words} {fixed(record.value)}"
@@ -131,6 +136,36 @@ class Axis:
         low, high = scale(self.low), scale(self.high)
         return (scale(float(value)) - low) / (high - low) if high > low else 0.5
 
+    def layout(self) -> dict[str, Any]:
+        """Return the axis as plotly.js takes it, with ticks that can be read as they stand."""
+        if self.choices:
+            order = [str(each) for each in self.choices]
+            return {"title": {"text": self.title}, "type": "category", "categoryorder": "array", "categoryarray": order}
+        margin = 0.04
+        if not self.log:
+            wide = margin * (self.high - self.low)
+            return {"title": {"text": self.title}, "range": [self.low - wide, self.high + wide], "minexponent": 4}
+        low, high = math.log10(self.low), math.log10(self.high)
+        ticks = _log_ticks(self.low, self.high)
+        return {
+            "title": {"text": self.title},
+            "type": "log",
+            "range": [low - margin * (high - low), high + margin * (high - low)],
+            "tickvals": ticks,
+            "ticktext": [f"{tick:g}" for tick in ticks],
+        }
+
     def shown(self, value: Setting) -> float | str:
         """Return a value as a figure's axis takes it: choices are words, though they may be numbers."""
         return str(value) if self.choices else float(value)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers between two ends, about five of them."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= 6:
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / 6)]

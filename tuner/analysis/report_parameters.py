@@ -1,10 +1,14 @@
 """What the settings did: importance, one parameter at a time, and all at once as parallel coordinates."""
 
 from collections.abc import Sequence
+from math import isfinite
+from statistics import median
+
+from scipy.stats import spearmanr
 
 from tuner.analysis.importance import FEWEST_TRIALS, Importance, importances
 from tuner.analysis.report_contour import contour_figure
-from tuner.analysis.report_figures import BEST, INK, MUTED, REFERENCE, SHADES, Figure, Section, Trace, marked, rounded
+from tuner.analysis.report_figures import BEST, MUTED, REFERENCE, SHADES, Figure, Section, Trace, marked, rounded
 from tuner.analysis.report_material import Axis, Material
 from tuner.analysis.words import fixed, plain, short
 from tuner.trials import TrialRecord
@@ -91,7 +95,13 @@ def _importance_section(material: Material, found: Sequence[Importance], *, miss
         "given: where bars overlap, the order is not settled. A parameter that is not varied widely cannot be important.",
         height=70 + 38 * len(found),
         data=[whiskers, dots],
-        layout={"xaxis": {"title": {"text": "share of the importance"}, "rangemode": "tozero"}, "yaxis": {"title": ""}},
+        layout={
+            "xaxis": {
+                "title": {"text": "share of the importance"},
+                "range": [0, 1.05 * max(max(each.high, each.share) for each in found)],
+            },
+            "yaxis": {"title": {"text": ""}},
+        },
     )
     return Section(id="importance", title=title, figures=[figure])
 
@@ -99,19 +109,26 @@ def _importance_section(material: Material, found: Sequence[Importance], *, miss
 def _slice(material: Material, axis: Axis) -> Figure:
     own = [record for record in material.complete if axis.name in record.params]
     points = [(r, axis.shown(r.params[axis.name]), rounded(r.value or 0.0)) for r in own]
-    xaxis: Trace = {"title": {"text": axis.title}}
-    if axis.choices:
-        xaxis |= {"type": "category", "categoryorder": "array", "categoryarray": [str(each) for each in axis.choices]}
-    elif axis.log:
-        xaxis |= {"type": "log"}
     return Figure(
         id=f"slice-{material.axes.index(axis)}",
         title=f"{axis.title[:1].upper()}{axis.title[1:]}.",
-        caption="",
+        caption=_trend(axis, own),
         height=260,
         data=marked(material, points),
-        layout={"xaxis": xaxis, "yaxis": {"title": {"text": material.metric_words}}},
+        layout={"xaxis": axis.layout(), "yaxis": {"title": {"text": material.metric_words}}},
     )
+
+
+def _trend(axis: Axis, records: Sequence[TrialRecord]) -> str:
+    """Return in a few words what the value does along a parameter."""
+    pairs = [(record.params[axis.name], record.value) for record in records if record.value is not None]
+    if axis.choices:
+        medians = [(each, [value for choice, value in pairs if choice == each]) for each in axis.choices]
+        return f"Medians: {', '.join(f'{short(each)}: {fixed(median(own))}' for each, own in medians if own)}."
+    if len(pairs) < FEWEST_TRIALS or len({value for _, value in pairs}) < 2:
+        return ""
+    correlation = float(spearmanr([float(place) for place, _ in pairs], [value for _, value in pairs]).statistic)
+    return f"Rank correlation {correlation:+.2f}.".replace("-", "−") if isfinite(correlation) else ""
 
 
 def _contour_section(material: Material, found: Sequence[Importance], *, missing: str) -> Section:
@@ -147,10 +164,9 @@ def _parallel(material: Material) -> Figure:
         "tickvals": list(range(len(axes))),
         "ticktext": [axis.title.replace(" ", "<br>") for axis in axes],
         "range": [-0.35, len(axes) - 0.65],
-        "showgrid": True,
-        "gridcolor": INK,
-        "zeroline": False,
-        "side": "bottom",
+        "showgrid": False,
+        "showline": False,
+        "ticks": "",
         "fixedrange": True,
     }
     return Figure(
@@ -164,6 +180,10 @@ def _parallel(material: Material) -> Figure:
             "xaxis": xaxis,
             "yaxis": {"visible": False, "range": [-0.12, 1.12], "fixedrange": True},
             "annotations": notes,
+            "shapes": [
+                {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": {"color": MUTED, "width": 1}}
+                for at in range(len(axes))
+            ],
             "hovermode": "closest",
         },
     )

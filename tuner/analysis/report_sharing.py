@@ -68,7 +68,7 @@ def sharing_section(material: Material) -> Section:
         data=_traces(material, tree),
         layout={
             "xaxis": {"title": {"text": "training step"}, "range": [0, material.steps * 1.01]},
-            "yaxis": _rows(tree),
+            "yaxis": _rows(material, tree),
             "hovermode": "closest",
         },
     )
@@ -95,7 +95,7 @@ def _branch(material: Material, record: TrialRecord, known: set[int]) -> Branch:
         stop=first + record.steps_executed - record.steps_repeated,
         parent=None if parent == record.number else parent,
         foreign=first > 0 and parent is None,
-        repeats=False,
+        repeats=first >= material.steps,
     )
 
 
@@ -193,12 +193,12 @@ def _line(points: tuple[list[int | None], list[int | None]], *, color: str, widt
     }
 
 
-def _rows(tree: Sequence[Branch]) -> Trace:
+def _rows(material: Material, tree: Sequence[Branch]) -> Trace:
     labelled = len(tree) <= _LABELLED_ROWS
     return {
         "range": [len(tree) - 0.3, -0.7],
         "tickvals": list(range(len(tree))) if labelled else [],
-        "ticktext": [str(branch.record.number) for branch in tree] if labelled else [],
+        "ticktext": [material.mark(branch.record.number) for branch in tree] if labelled else [],
         "title": {"text": "trial"},
         "showgrid": False,
         "zeroline": False,

@@ -8,7 +8,7 @@ import yaml
 
 from tuner.analysis.report_curves import ThinCurve
 from tuner.analysis.report_material import Material
-from tuner.analysis.words import duration, fixed, plain, setting_line, short
+from tuner.analysis.words import brief_duration, fixed, plain, setting_line, short
 from tuner.trials import TrialRecord
 
 
@@ -55,7 +55,7 @@ def trial_table(material: Material, curves: Mapping[int, ThinCurve]) -> tuple[li
             _decays(curve),
             Cell(f"{record.steps_executed:,}", record.steps_executed),
             Cell(f"{record.steps_shared:,}", record.steps_shared),
-            Cell(duration(record.seconds), record.seconds),
+            Cell(brief_duration(record.seconds), record.seconds),
             *([Cell(_note(record), _note(record))] if notes else []),
         ]
         rows.append(Row(number=record.number, role=_role(material, record), cells=cells))

@@ -59,22 +59,24 @@ class Verdict:
     @property
     def answer(self) -> str:
         """The answer in a sentence or two: best setting, value, against the published one, and what it cost."""
+        return " ".join(filter(None, (self.headline, self.cost)))
+
+    @property
+    def headline(self) -> str:
+        """The best setting, its value, and how it stands against the published one."""
         if self.best is None or self.best.value is None:
-            return f"{self._nothing} {self._cost}"
+            return self._nothing
         best, value = self.best, fixed(self.best.value)
         if best.reference:
-            what = f"No setting was better than the published one of {best.scheduler} (trial {best.number}), "
-            return f"{what}with {self._metric} {value}. {self._cost}"
+            what = f"No setting was better than the published one of {best.scheduler} (trial {best.number})"
+            return f"{what}, with {self._metric} {value}."
         setting = setting_line({name: each for name, each in best.params.items() if name != "scheduler"})
         beside = "the published setting did not come to an end"
         if self.reference is not None and self.reference.value is not None and self.gain is not None:
             which = "more" if (self.gain > 0) == self.maximize else "less"
             step = "as much as" if self.gain == 0 else f"{fixed(abs(self.gain))} {which} than"
             beside = f"{step} the published setting ({fixed(self.reference.value)}, trial {self.reference.number})"
-        return (
-            f"The best setting is {best.scheduler} with {setting} (trial {best.number}): {self._metric} {value}, "
-            f"{beside}. {self._cost}"
-        )
+        return f"The best setting is {best.scheduler} with {setting} (trial {best.number}): {self._metric} {value}, {beside}."
 
     @property
     def doubt(self) -> str:
@@ -117,7 +119,8 @@ class Verdict:
         return "No trial has come to an end yet." if self.running else "No trial was run."
 
     @property
-    def _cost(self) -> str:
+    def cost(self) -> str:
+        """How many trials, training steps and hours the search took; empty where no trial has ended."""
         ended = self.complete + self.failed
         if not ended:
             return ""

@@ -13,8 +13,10 @@ def short(value: object) -> str:
 
 
 def fixed(value: float) -> str:
-    """Return a metric's value to four places, or to four digits where it is large or tiny."""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.4g}"
+    """Return a metric's value, or a difference of two, to four places; where it is large or tiny, in few digits."""
+    if value == 0 or 5e-5 <= abs(value) < 1e3:
+        return f"{value:.4f}"
+    return f"{value:.5g}" if abs(value) >= 1 else f"{value:.1g}"
 
 
 def plain(name: str) -> str:
@@ -24,7 +26,8 @@ def plain(name: str) -> str:
 
 def setting_line(params: Mapping[str, Setting]) -> str:
     """Return searched parameters as one short line; "published setting" where there are none."""
-    return ", ".join(f"{plain(name)} {short(value)}" for name, value in params.items()) or "published setting"
+    parts = (f"{plain(name.rpartition('.')[2])} {short(value)}" for name, value in params.items())
+    return ", ".join(parts) or "published setting"
 
 
 def count(number: int, thing: str) -> str:
@@ -39,6 +42,13 @@ def duration(seconds: float) -> str:
             amount = seconds / size
             return f"{amount:.1f} {unit}" if amount < 10 and size > 1 else f"{amount:.0f} {unit}"
     return f"{seconds / 86400:.1f} days"
+
+
+def brief_duration(seconds: float) -> str:
+    """Return a time span for a column: "42 s", "12.5 min", "3.1 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def listed(words: list[str]) -> str:

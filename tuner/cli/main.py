@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from tuner.cli import compare, replay, scale, spaces, stages, status, sweep, sync
+from tuner.cli import compare, replay, report, scale, spaces, stages, status, sweep, sync
 from tuner.errors import SweepStoppedError, UserError
 
 _INTERRUPTED = (130, 143)
@@ -24,6 +24,7 @@ app.command()(sweep.sweep)
 app.command()(sweep.resume)
 app.command()(status.status)
 app.command()(compare.compare)
+app.command()(report.report)
 app.command()(sync.sync)
 app.command()(spaces.spaces)
 app.command()(replay.replay)
