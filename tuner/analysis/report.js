@@ -36,10 +36,10 @@
     return value;
   }
 
-  // --- what all figures have in common
+  // --- what all figures have in common; margins are fixed, since fitting them to labels draws everything twice
   const axis = {
     gridcolor: "@grid", linecolor: "@rule", zeroline: false, tickcolor: "@rule", ticks: "outside", ticklen: 4,
-    automargin: true, title: { standoff: 8, font: { size: 13, color: "@soft" } }, tickfont: { color: "@soft" },
+    automargin: false, title: { standoff: 8, font: { size: 13, color: "@soft" } }, tickfont: { color: "@soft" },
     exponentformat: "power", minexponent: 4, nticks: 7,
   };
 
@@ -56,7 +56,7 @@
     const font = getComputedStyle(document.body).fontFamily;
     const out = merged({
       font: { family: font, size: 12, color: "@ink" }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 10, r: 12, t: 14, b: 10, pad: 2 }, hovermode: "closest", hoverdistance: 30,
+      margin: { l: 58, r: 12, t: 14, b: 46, pad: 2 }, hovermode: "closest", hoverdistance: 30,
       hoverlabel: { bgcolor: "@raised", bordercolor: "@muted", font: { color: "@ink", size: 12, family: font }, align: "left" },
       dragmode: narrow() ? false : "zoom", showlegend: false, separators: ".,", xaxis: {}, yaxis: {},
     }, layout);
@@ -108,7 +108,7 @@
     let next = 0;
     let level = NaN;
     for (let place = 0; place < count; place += 1) {
-      while (next < lr.changes.length && lr.changes[next][0] < block.edges[place + 1]) level = lr.changes[next++][1];
+      while (next < lr.changes.length && lr.changes[next][0] <= middles[place]) level = lr.changes[next++][1];
       out[place] = level;
     }
     return out;
@@ -152,7 +152,7 @@
 
   function curves() {
     const parts = state.extremes ? ["low", "high"] : ["mean"];
-    const heroes = [[page.reference, "reference", "published"], [page.best, "best", "best"], [state.pinned, "pinned", "pinned"]]
+    const heroes = [[page.reference, "reference"], [page.best, "best"], [state.pinned, "pinned"]]
       .filter(([number]) => number !== null && rows.has(number));
     const apart = new Set(heroes.map(([number]) => number));
     const groups = new Map();
@@ -163,18 +163,18 @@
     }
     const traces = [];
     // Loss and LR of a trial are neighbours in the list, so that pointing at one finds the other.
-    function pair(numbers, role, width, name) {
+    function pair(numbers, role, width) {
       traces.push({
-        ...joined(numbers, parts), type: "scatter", mode: "lines", name, showlegend: name !== "", legendgroup: name,
+        ...joined(numbers, parts), type: "scatter", mode: "lines",
         line: { color: `@${role}`, width, dash: role === "failed" ? "dot" : "solid" }, hovertemplate: "%{text}<br>step %{x:,} · loss %{y:.4g}<extra></extra>",
       });
       traces.push({
-        ...joined(numbers, parts.map(() => "lr")), type: "scatter", mode: "lines", yaxis: "y2", showlegend: false, legendgroup: name,
+        ...joined(numbers, parts.map(() => "lr")), type: "scatter", mode: "lines", yaxis: "y2",
         line: { color: `@${role}`, width: width + 0.2, shape: "hv", dash: role === "failed" ? "dot" : "solid" }, hovertemplate: "lr %{y:.3g}<extra></extra>",
       });
     }
     for (const shade of ["failed", "shade-0", "shade-1", "shade-2", "shade-3", "shade-4"]) {
-      if (groups.has(shade)) pair(groups.get(shade), shade, groups.get(shade).length > 40 ? 0.7 : 1, "");
+      if (groups.has(shade)) pair(groups.get(shade), shade, groups.get(shade).length > 40 ? 0.7 : 1);
     }
     const quiet = [...groups.values()].flat();
     traces.push({ ...decays(quiet), marker: { symbol: "triangle-down", size: 5, color: "@muted", opacity: 0.8 } });
@@ -184,13 +184,13 @@
       const across = [...middles.slice(0, to)];
       traces.push({
         type: "scatter", mode: "lines", x: [...across, ...across.slice().reverse()], y: [...own.high.slice(0, to), ...[...own.low.slice(0, to)].reverse()],
-        fill: "toself", fillcolor: `@${role}-band`, line: { width: 0 }, hoverinfo: "skip", showlegend: false,
+        fill: "toself", fillcolor: `@${role}-band`, line: { width: 0 }, hoverinfo: "skip",
       });
     }
-    for (const [number, role, name] of heroes) {
-      pair([number], role, 2, `${name} (trial ${number})`);
+    for (const [number, role] of heroes) {
+      pair([number], role, 2);
       traces.push({
-        ...decays([number]), legendgroup: `${name} (trial ${number})`,
+        ...decays([number]),
         marker: { symbol: "triangle-down", size: 10, color: `@${role}`, line: { width: 1, color: "@paper" } },
       });
     }
@@ -203,8 +203,7 @@
         xaxis: { title: { text: "training step" }, anchor: "y2", range: [0, block.edges[block.edges.length - 1]], ...spike },
         yaxis: { title: { text: "loss" }, domain: [0.33, 1], type: state.logLoss ? "log" : "linear" },
         yaxis2: { title: { text: "learning rate" }, domain: [0, 0.26], type: spread > 10 ? "log" : "linear", nticks: 4, tickformat: "~g" },
-        legend: { orientation: "h", x: 1, xanchor: "right", y: 1.01, yanchor: "bottom", font: { size: 12 }, bgcolor: "rgba(0,0,0,0)" },
-        showlegend: true, margin: { t: 34 }, uirevision: "curves",
+        margin: { l: 66 }, uirevision: "curves",
       },
     };
   }
@@ -214,7 +213,7 @@
       .filter((change) => change.after < change.before).map((change) => [change.step, rows.get(number).mean[change.bucket], number]));
     return {
       type: "scatter", mode: "markers", x: points.map((each) => each[0]), y: points.map((each) => each[1]), trials: points.map((each) => each[2]),
-      showlegend: false, hovertemplate: "%{text}<br>the LR decays at step %{x:,}<extra></extra>",
+      hovertemplate: "%{text}<br>the LR decays at step %{x:,}<extra></extra>",
     };
   }
 
@@ -230,15 +229,15 @@
     const height = Math.max(3, Math.min(14, 0.75 * (plots.find((each) => each.dataset.figure === "decays").clientHeight - 110) / order.length));
     const mark = (chosen, symbol, what) => ({
       type: "scatter", mode: "markers", x: chosen.map(([change]) => change.step), y: chosen.map(([, place]) => place), trials: chosen.map(([, , number]) => number),
-      marker: { symbol, size: height, color: "@ink", line: { width: 1.4, color: "@ink" } }, hovertemplate: `%{text}<br>the LR ${what} at step %{x:,}<extra></extra>`, showlegend: false,
+      marker: { symbol, size: height, color: "@ink", line: { width: 1.4, color: "@ink" } }, hovertemplate: `%{text}<br>the LR ${what} at step %{x:,}<extra></extra>`,
     });
     return {
       data: [{
         type: "heatmap", x: block.edges, y: order.map((_, place) => place), z, zmin: floor, zmax: 0, colorscale: "@scale-lr", ygap: order.length <= 60 ? 2 : 0,
         hovertemplate: "%{text}<br>step %{x:,}<extra></extra>", text: order.map((number) => new Array(middles.length).fill(page.labels[number])),
         colorbar: {
-          title: { text: "LR, of the highest", side: "top", font: { size: 12, color: "@soft" } }, orientation: "h", thickness: 9, len: 0.42, x: 1, xanchor: "right", y: 1.01, yanchor: "bottom", outlinewidth: 0, ypad: 4,
-          tickvals: [0, -1, -2, -3, -4].filter((each) => each >= floor), ticktext: ["1", "0.1", "0.01", "0.001", "0.0001"], tickfont: { color: "@soft" },
+          title: { text: "LR, of the highest", side: "top", font: { size: 12, color: "@soft" } }, orientation: "h", thickness: 9, len: narrow() ? 0.7 : 0.42, x: 1, xanchor: "right", y: 1.01, yanchor: "bottom", outlinewidth: 0, ypad: 4,
+          tickvals: [0, -1, -2, -3, -4].filter((each) => each >= floor), ticktext: ["1", "0.1", "0.01", "10⁻³", "10⁻⁴"], tickangle: 0, tickfont: { color: "@soft" },
         },
       },
       mark(changes.filter(([change]) => change.after < change.before), "line-ns-open", "decays"),
@@ -304,10 +303,17 @@
     for (const plot of chosen) {
       if (mine !== turn) return;
       await draw(plot);
-      root.dataset.drawn = root.dataset.drawn || "first";
+      drawn("first");
       await new Promise((next) => setTimeout(next));
     }
-    root.dataset.drawn = "all";
+    drawn("all");
+  }
+
+  // For those who wait for the page: an attribute that says what is drawn, and a mark of when it was for the first time.
+  function drawn(what) {
+    if (root.dataset.drawn === "all" || root.dataset.drawn === what) return;
+    root.dataset.drawn = what;
+    performance.mark(what);
   }
 
   function pin(number) {

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 Change = tuple[int, float, float]
 """A step, the LR before it, and the LR from it on."""
 
-BUCKETS_OF_ALL: Final = 120_000
+BUCKETS_OF_ALL: Final = 80_000
 FEWEST_BUCKETS, MOST_BUCKETS = 150, 600
 STEPS_OF_A_BUCKET: Final = 4
 """At least, in runs of more steps than the fewest buckets: a mean of fewer is no calmer than the loss."""

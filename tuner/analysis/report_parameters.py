@@ -28,7 +28,7 @@ def parameter_sections(material: Material) -> list[Section]:
         Section(
             id="slices",
             title="One parameter at a time",
-            lead=f"Each trial at its setting; darker dots are better trials. {UNITS}" if not missing else "",
+            lead=f"Each trial at its setting; stronger dots are better trials. {UNITS}" if not missing else "",
             figures=[] if missing else [_slice(material, axis) for axis in material.axes],
             missing=missing,
             small=True,
@@ -75,7 +75,6 @@ def _importance_section(material: Material, found: Sequence[Importance], *, miss
         "y": [name for name in names for _ in range(3)],
         "line": {"color": MUTED, "width": 7},
         "hoverinfo": "skip",
-        "showlegend": False,
     }
     dots: Trace = {
         "type": "scatter",
@@ -85,7 +84,6 @@ def _importance_section(material: Material, found: Sequence[Importance], *, miss
         "marker": {"color": BEST, "size": 11, "line": {"width": 1, "color": "@paper"}},
         "customdata": [[rounded(each.low), rounded(each.high)] for each in lowest_first],
         "hovertemplate": "%{y}: %{x:.2f} (%{customdata[0]:.2f} to %{customdata[1]:.2f})<extra></extra>",
-        "showlegend": False,
     }
     figure = Figure(
         id="importance",
@@ -100,7 +98,7 @@ def _importance_section(material: Material, found: Sequence[Importance], *, miss
                 "title": {"text": "share of the importance"},
                 "range": [0, 1.05 * max(max(each.high, each.share) for each in found)],
             },
-            "yaxis": {"title": {"text": ""}},
+            "yaxis": {"title": {"text": ""}, "automargin": True},
         },
     )
     return Section(id="importance", title=title, figures=[figure])
@@ -128,7 +126,9 @@ def _trend(axis: Axis, records: Sequence[TrialRecord]) -> str:
     if len(pairs) < FEWEST_TRIALS or len({value for _, value in pairs}) < 2:
         return ""
     correlation = float(spearmanr([float(place) for place, _ in pairs], [value for _, value in pairs]).statistic)
-    return f"Rank correlation {correlation:+.2f}.".replace("-", "−") if isfinite(correlation) else ""
+    if not isfinite(correlation):
+        return ""
+    return f"Rank correlation {correlation:+.2f}.".replace("-", "−") if abs(correlation) >= 0.005 else "Rank correlation 0."
 
 
 def _contour_section(material: Material, found: Sequence[Importance], *, missing: str) -> Section:
@@ -167,6 +167,7 @@ def _parallel(material: Material) -> Figure:
         "showgrid": False,
         "showline": False,
         "ticks": "",
+        "automargin": True,
         "fixedrange": True,
     }
     return Figure(
@@ -179,6 +180,7 @@ def _parallel(material: Material) -> Figure:
         layout={
             "xaxis": xaxis,
             "yaxis": {"visible": False, "range": [-0.12, 1.12], "fixedrange": True},
+            "margin": {"l": 8, "r": 8},
             "annotations": notes,
             "shapes": [
                 {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "line": {"color": MUTED, "width": 1}}
@@ -213,7 +215,6 @@ def _lines(axes: Sequence[Axis], records: Sequence[TrialRecord], *, color: str, 
         "line": {"color": color, "width": width},
         "marker": {"size": 4, "color": color},
         "hovertemplate": "%{text}<extra></extra>",
-        "showlegend": False,
     }
 
 

@@ -57,7 +57,6 @@ def _figure(
         "y": line_y,
         "line": {"color": INK, "width": 1.6, "shape": "hv"},
         "hoverinfo": "skip",
-        "showlegend": False,
     }
     shapes = []
     reference = material.verdict.reference

@@ -152,7 +152,6 @@ def _traces(material: Material, tree: Sequence[Branch]) -> list[Trace]:
                 "trials": [branch.record.number for branch in own],
                 "marker": {"symbol": symbol, "size": 8, "color": color, "line": {"width": 1.5, "color": color}},
                 "hovertemplate": "%{text}<extra></extra>",
-                "showlegend": False,
                 "cliponaxis": False,
             }
         )
@@ -189,7 +188,6 @@ def _line(points: tuple[list[int | None], list[int | None]], *, color: str, widt
         "y": points[1],
         "line": {"color": color, "width": width},
         "hoverinfo": "skip",
-        "showlegend": False,
     }
 
 
