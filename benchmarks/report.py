@@ -22,7 +22,7 @@ from machine import banner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from browser import chromium, opened
+from browser import chromium, opened, running
 from made_sweep import make_sweep
 
 MOST_SECONDS, MOST_GIB, MOST_MB, MOST_OPENING = 20.0, 1.0, 10.0, 2.0
@@ -72,7 +72,7 @@ def measure(root: Path, options: argparse.Namespace) -> bool:
 
 def opening_seconds(page: Path) -> tuple[float, float]:
     """Return when the page shows its curves, and when all of its figures, in seconds after it was asked for."""
-    with opened(page, wait="first") as view:
+    with running() as browser, opened(browser, page, wait="first") as view:
         view.wait_for_selector("html[data-drawn=all]", state="attached", timeout=120_000)
         marks = view.evaluate("performance.getEntriesByType('mark').map((mark) => [mark.name, mark.startTime / 1000])")
         times = dict(marks)

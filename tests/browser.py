@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 VARIABLE = "FASTFACE_TUNER_CHROMIUM"
 """Names another browser than the first of these that is installed."""
@@ -35,7 +35,19 @@ class Heard:
 
 
 @contextmanager
+def running() -> Iterator[Browser]:
+    """Start the installed browser, and hand it out."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
 def opened(
+    browser: Browser,
     path: Path,
     *,
     width: int = 1180,
@@ -45,17 +57,15 @@ def opened(
 ) -> Iterator[Page]:
     """Open a report, wait until its first or all of its figures are drawn, and hand the page out."""
     heard = heard or Heard()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
-        try:
-            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
-            page.on("console", lambda message: heard.messages.append(f"{message.type}: {message.text}"))
-            page.on("pageerror", lambda error: heard.errors.append(str(error)))
-            page.on("request", lambda request: heard.requests.append(request.url))
-            page.goto(path.absolute().as_uri())
-            # The page's policy forbids evaluated code, so an attribute is waited for, not a function.
-            state = "html[data-drawn]" if wait == "first" else "html[data-drawn=all]"
-            page.wait_for_selector(state, state="attached", timeout=120_000)
-            yield page
-        finally:
-            browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+    try:
+        page.on("console", lambda message: heard.messages.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: heard.errors.append(str(error)))
+        page.on("request", lambda request: heard.requests.append(request.url))
+        page.goto(path.absolute().as_uri())
+        # The page's policy forbids evaluated code, so an attribute is waited for, not a function.
+        state = "html[data-drawn]" if wait == "first" else "html[data-drawn=all]"
+        page.wait_for_selector(state, state="attached", timeout=120_000)
+        yield page
+    finally:
+        page.close()

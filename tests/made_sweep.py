@@ -107,7 +107,11 @@ def make_sweep(
     folder = SweepFolder(path)
     folder.write(
         SweepDescription(
-            name=name, trials=max(1, trials), tracking_uri=tracking_uri, parent_run_id=parent, store=str(path / "stages")
+            name=name,
+            trials=max(1, trials),
+            tracking_uri=tracking_uri,
+            parent_run_id=parent,
+            store=str(path / "stages"),
         )
     )
     plan = make_plan(space_from_text(space, file="space.yaml"), steps=steps, sampler=sampler, seed=seed)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,16 @@ def test_nothing_of_a_whole_sweep_is_missing(page: str) -> None:
 
 def test_every_figure_is_one_that_plotly_takes(page: str) -> None:
     figures = data_of(page)["figures"]
-    assert {"curves", "progress-trials", "progress-steps", "importance", "contour", "parallel", "decays", "sharing"} <= (
-        figures.keys()
-    )
+    assert {
+        "curves",
+        "progress-trials",
+        "progress-steps",
+        "importance",
+        "contour",
+        "parallel",
+        "decays",
+        "sharing",
+    } <= (figures.keys())
     text = json.dumps(figures)
     for role in set(re.findall(r'"@scale-\w+"', text)):
         text = text.replace(role, '"Blues"')
@@ -112,7 +120,7 @@ def test_each_bucket_keeps_its_extremes_and_its_mean(sweep: SweepFolder, page: s
     block = data_of(page)["curves"]
     edges, row = block["edges"], block["trials"].index(0)
     losses = read_columns(sweep.trial(0) / "curve.csv").losses
-    parts = [losses[first:stop] for first, stop in zip(edges, edges[1:], strict=False)]
+    parts = [losses[first:stop] for first, stop in pairwise(edges)]
     for name, how in (("low", np.min), ("mean", np.mean), ("high", np.max)):
         drawn = floats(block[name], rows=len(block["trials"]))[row]
         assert drawn == pytest.approx([how(part) for part in parts], rel=1e-5)

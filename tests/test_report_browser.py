@@ -5,13 +5,30 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from browser import Heard, chromium, opened
+from browser import Heard, chromium, opened, running
 from made_sweep import SEVERAL, make_sweep
+from playwright.sync_api import Browser
 
 from tuner.analysis.report_page import make_report
 from tuner.sweep.report import report_material
 
+PLACE_OF_A_POINT = """() => {
+  const plot = document.getElementById("figure-curves");
+  const trace = plot.data.findLast((each) => each.mode === "lines" && each.meta && each.yaxis !== "y2");
+  const at = Math.floor(trace.x.length / 3);
+  const box = plot.getBoundingClientRect();
+  const { xaxis, yaxis } = plot._fullLayout;
+  return [box.x + xaxis._offset + xaxis.d2p(trace.x[at]), box.y + yaxis._offset + yaxis.d2p(trace.y[at])];
+}"""
+"""Where a point of the best trial's loss is on the screen, before its first decay."""
+
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +54,15 @@ def heard() -> Iterator[Heard]:
 
 @pytest.mark.parametrize(("width", "theme"), [(1180, "light"), (1180, "dark"), (390, "light"), (390, "dark")])
 def test_every_figure_is_drawn_in_its_theme_and_fits(
-    report: Path, heard: Heard, width: int, theme: Literal["light", "dark"]
+    browser: Browser, report: Path, heard: Heard, width: int, theme: Literal["light", "dark"]
 ) -> None:
-    with opened(report, width=width, theme=theme, heard=heard) as page:
+    with opened(browser, report, width=width, theme=theme, heard=heard) as page:
         plots = page.locator(".plot")
         assert plots.count() >= 13
         for place in range(plots.count()):
-            drawn = plots.nth(place).locator(".main-svg .trace, .main-svg .hm image, .main-svg .contour, .main-svg .scatter")
+            drawn = plots.nth(place).locator(
+                ".main-svg .trace, .main-svg .hm image, .main-svg .contour, .main-svg .scatter"
+            )
             assert drawn.count() > 0, plots.nth(place).get_attribute("id")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         for box in (plots.nth(place).bounding_box() for place in range(plots.count())):
@@ -53,11 +72,14 @@ def test_every_figure_is_drawn_in_its_theme_and_fits(
         assert (background == "rgb(255, 255, 255)") == (theme == "light")
 
 
-def test_pointing_at_a_loss_shows_the_lr_of_the_same_trial_and_step(report: Path, heard: Heard) -> None:
-    with opened(report, heard=heard) as page:
-        box = page.locator("#figure-curves .xy .nsewdrag, #figure-curves .nsewdrag[data-subplot=xy]").first.bounding_box()
-        assert box is not None
-        page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.93 * box["height"], steps=4)
+def test_pointing_at_a_loss_shows_the_lr_of_the_same_trial_and_step(
+    browser: Browser, report: Path, heard: Heard
+) -> None:
+    with opened(browser, report, heard=heard) as page:
+        page.evaluate("document.querySelector('#figure-curves').scrollIntoView({behavior: 'instant'})")
+        x, y = page.evaluate(PLACE_OF_A_POINT)
+        page.mouse.move(x + 30, y)
+        page.mouse.move(x, y, steps=3)
         labels = page.locator("#figure-curves .hoverlayer .hovertext")
         labels.nth(1).wait_for()
         texts = sorted(labels.all_text_contents())
@@ -67,8 +89,10 @@ def test_pointing_at_a_loss_shows_the_lr_of_the_same_trial_and_step(report: Path
         assert "loss" in texts[1]
 
 
-def test_a_trial_can_be_pinned_the_table_sorted_and_the_theme_switched(report: Path, heard: Heard) -> None:
-    with opened(report, heard=heard) as page:
+def test_a_trial_can_be_pinned_the_table_sorted_and_the_theme_switched(
+    browser: Browser, report: Path, heard: Heard
+) -> None:
+    with opened(browser, report, heard=heard) as page:
         page.locator("tr[data-trial='3']").click()
         assert "trial 3" in page.locator("#pinned").inner_text()
         assert page.locator("tr.pinned").count() == 1
@@ -84,14 +108,16 @@ def test_a_trial_can_be_pinned_the_table_sorted_and_the_theme_switched(report: P
 
 
 @pytest.mark.parametrize("trials", [0, 1, 3])
-def test_a_sweep_with_little_or_nothing_to_show(tmp_path: Path, heard: Heard, trials: int) -> None:
+def test_a_sweep_with_little_or_nothing_to_show(browser: Browser, tmp_path: Path, heard: Heard, trials: int) -> None:
     folder = make_sweep(tmp_path / "little", trials=trials, failing=range(trials) if trials == 3 else ())
-    with opened(written(tmp_path / "report.html", make_report(report_material(folder)).page), heard=heard) as page:
+    with opened(
+        browser, written(tmp_path / "report.html", make_report(report_material(folder)).page), heard=heard
+    ) as page:
         assert page.locator("h1").inner_text()
 
 
-def test_several_schedulers(tmp_path: Path, heard: Heard) -> None:
+def test_several_schedulers(browser: Browser, tmp_path: Path, heard: Heard) -> None:
     folder = make_sweep(tmp_path / "several", trials=14, space=SEVERAL)
     path = written(tmp_path / "report.html", make_report(report_material(folder)).page)
-    with opened(path, width=390, heard=heard) as page:
+    with opened(browser, path, width=390, heard=heard) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -194,18 +194,38 @@
         marker: { symbol: "triangle-down", size: 10, color: `@${role}`, line: { width: 1, color: "@paper" } },
       });
     }
-    const all = [...rows.values()].flatMap((own) => [...own.lr].filter((lr) => lr > 0));
-    const spread = all.reduce((most, lr) => Math.max(most, lr), 0) / all.reduce((least, lr) => Math.min(least, lr), Infinity);
+    const [least, most] = ends([...rows.values()].map((own) => own.lr));
+    const spread = most / least;
     const spike = { showspikes: true, spikemode: "across", spikesnap: "data", spikethickness: 1, spikedash: "dot", spikecolor: "@muted" };
     return {
       data: traces,
       layout: {
         xaxis: { title: { text: "training step" }, anchor: "y2", range: [0, block.edges[block.edges.length - 1]], ...spike },
         yaxis: { title: { text: "loss" }, domain: [0.33, 1], type: state.logLoss ? "log" : "linear" },
-        yaxis2: { title: { text: "learning rate" }, domain: [0, 0.26], type: spread > 10 ? "log" : "linear", nticks: 4, tickformat: "~g" },
+        yaxis2: { title: { text: "learning rate" }, domain: [0, 0.26], ...(spread > 10 ? { type: "log", ...decades(least, most) } : { type: "linear", nticks: 4 }) },
         margin: { l: 66 }, uirevision: "curves",
       },
     };
+  }
+
+  function ends(arrays) {
+    let [least, most] = [Infinity, 0];
+    for (const values of arrays) {
+      for (const value of values) {
+        if (value > 0 && value < least) least = value;
+        if (value > most) most = value;
+      }
+    }
+    return [least, most];
+  }
+
+  // Powers of ten in words of few letters, five at most.
+  function decades(least, most) {
+    const [low, high] = [Math.floor(Math.log10(least)), Math.ceil(Math.log10(most))];
+    const every = Math.ceil((high - low + 1) / 5);
+    const powers = Array.from({ length: high - low + 1 }, (_, place) => low + place).filter((power) => (power - high) % every === 0);
+    const raised = (power) => `10${[...String(power)].map((each) => (each === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[each])).join("")}`;
+    return { tickvals: powers.map((power) => 10 ** power), ticktext: powers.map((power) => (power < -3 ? raised(power) : String(Number(`1e${power}`)))) };
   }
 
   function decays(numbers) {
@@ -220,10 +240,9 @@
   // --- a strip per trial: its LR over time
   function strips() {
     const order = block.trials;
-    const top = Math.max(...order.map((number) => rows.get(number).lr.reduce((most, lr) => (lr > most ? lr : most), 0)));
+    const [lowest, top] = ends(order.map((number) => rows.get(number).lr));
     const z = order.map((number) => Float32Array.from(rows.get(number).lr, (lr) => (lr > 0 ? Math.log10(lr / top) : NaN)));
-    const least = z.flatMap((row) => [...row]).reduce((low, each) => (each < low ? each : low), -0.3);
-    const floor = Math.max(-4, least); // below that an LR is as good as none
+    const floor = Math.max(-4, Math.min(-0.3, Math.log10(lowest / top))); // below that an LR is as good as none
     const changes = order.flatMap((number, place) => rows.get(number).changes.map((change) => [change, place, number]));
     const ticks = order.length <= 60 ? order.map((_, place) => place) : [];
     const height = Math.max(3, Math.min(14, 0.75 * (plots.find((each) => each.dataset.figure === "decays").clientHeight - 110) / order.length));

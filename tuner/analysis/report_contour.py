@@ -31,9 +31,9 @@ def contour_figure(material: Material, across: Axis, up: Axis) -> Figure | None:
     return Figure(
         id="contour",
         title=f"{material.metric_words.capitalize()} over {across.title} and {up.title}.",
-        caption="Stronger colour is better. The surface is a smooth mean of the trials (the dots); it is left empty where "
-        f"no trial is near. Left out one at a time, trials are foretold with {_words(explained)} of their variance: what "
-        "the other parameters did, and chance, make up the rest.",
+        caption="Stronger colour is better. The surface is a smooth mean of the trials (the dots); it is left empty "
+        f"where no trial is near. Left out one at a time, trials are foretold with {_words(explained)} of their "
+        "variance: what the other parameters did, and chance, make up the rest.",
         height=430,
         data=[_surface(material, across, up, grid_x, grid_y, surface), *marked(material, points)],
         layout={

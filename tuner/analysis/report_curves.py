@@ -58,9 +58,7 @@ def bucket_edges(steps: int, *, trials: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, steps, buckets + 1).astype(np.int64))
 
 
-def thin_curves(
-    paths: Mapping[int, Path], *, edges: NDArray[np.int64]
-) -> tuple[dict[int, ThinCurve], dict[int, str]]:
+def thin_curves(paths: Mapping[int, Path], *, edges: NDArray[np.int64]) -> tuple[dict[int, ThinCurve], dict[int, str]]:
     """Read and thin the curve files of trials, by number; return the curves, and why others could not be read.
 
     A file that is not there, or has no row yet, is neither.

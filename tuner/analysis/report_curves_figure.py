@@ -17,7 +17,7 @@ from tuner.analysis.report_material import Material
 _NO_CURVE: Final = "No trial has recorded a training step yet, or the files of the curves are gone."
 
 
-def curve_sections(material: Material, curves: Mapping[int, ThinCurve]) -> list[Section]:
+def curve_sections(curves: Mapping[int, ThinCurve]) -> list[Section]:
     """Return the sections of the curves and of the decays."""
     curves_title, decays_title = "What training looked like", "When each schedule decayed"
     if not curves:
@@ -62,10 +62,11 @@ def _curves_figure() -> Figure:
     return Figure(
         id="curves",
         title="Training loss, and the learning rate beneath, over the same steps.",
-        caption="Each line is the mean loss of a trial in a narrow range of steps; the band of the best and the published "
-        "setting spans the smallest and the largest loss there, and “extremes” draws both for all trials. Lines are "
-        "shaded by rank, the best fifth strongest. A triangle marks a decay of the learning rate. Point at a line to read "
-        "loss and learning rate together, click it to keep it in view, drag to zoom, double-click to zoom out.",
+        caption="Each line is the mean loss of a trial in a narrow range of steps; the band of the best and the "
+        "published setting spans the smallest and the largest loss there, and “extremes” draws both for all trials. "
+        "Lines are shaded by rank, the best fifth strongest. A triangle marks a decay of the learning rate. Point at "
+        "a line to read loss and learning rate together, click it to keep it in view, drag to zoom, double-click to "
+        "zoom out.",
         height=560,
         built="curves",
     )
@@ -76,8 +77,8 @@ def _decays_figure(num_curves: int) -> Figure:
     return Figure(
         id="decays",
         title="Learning rate of each trial, best trial on top.",
-        caption="A row is a trial, strong colour its highest learning rate, on a logarithmic scale. Ticks mark the steps "
-        "at which the schedule decayed. If good trials decay alike, the top rows look alike.",
+        caption="A row is a trial, strong colour its highest learning rate, on a logarithmic scale. Ticks mark the "
+        "steps at which the schedule decayed. If good trials decay alike, the top rows look alike.",
         height=min(900, 110 + num_curves * row),
         built="decays",
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
 import optuna
@@ -18,6 +19,8 @@ from tuner.trials import TrialRecord
 
 SHADES: Final = 5
 """Trials are shaded by rank in so many groups, the best fifth strongest."""
+_LABEL_WIDTH: Final = 46
+"""Characters of a line on hover; more would not fit a phone."""
 
 Facts = Sequence[tuple[str, str]]
 """What is known of something: names and values, in order."""
@@ -101,10 +104,11 @@ class Material:
         return f"{sign}{number}"
 
     def label_of(self, record: TrialRecord) -> str:
-        """Return what a figure says of a trial on hover, as two lines of plain text."""
+        """Return what a figure says of a trial on hover, as a few short lines of plain text."""
         value = record.state.lower() if record.value is None else f"{self.metric_words} {fixed(record.value)}"
         mark = " (published)" if record.reference else ""
-        return f"trial {record.number}{mark} · {value}\n{setting_line(record.params)}"
+        lines = wrap(setting_line(record.params), _LABEL_WIDTH, break_on_hyphens=False)
+        return "\n".join([f"trial {record.number}{mark} · {value}", *lines])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ def make_report(material: Material) -> Report:
     """Return the report on a sweep, whatever its state; what it cannot show, it says."""
     edges = bucket_edges(material.steps, trials=len(material.curves))
     curves, unreadable = thin_curves(material.curves, edges=edges)
-    curves_shown, decays = curve_sections(material, curves)
+    curves_shown, decays = curve_sections(curves)
     importance, slices, contour, parallel = parameter_sections(material)
     sharing = sharing_section(material)
     sections = [curves_shown, progress_section(material), importance, slices, contour, parallel, decays, sharing]
@@ -52,7 +52,9 @@ def make_report(material: Material) -> Report:
         "marks": {record.number: material.mark(record.number) for record in material.records},
         "curves": curve_block(material, curves, edges=edges) if curves else None,
     }
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_part("report.html"))
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        _part("report.html")
+    )
     page = template.render(
         material=material,
         verdict=verdict,
@@ -92,7 +94,9 @@ def _best_yaml(material: Material) -> str:
     best = material.verdict.best
     assert best is not None  # noqa: S101 - asked for where there is one
     value = fixed(best.value or 0.0)
-    about = f"# {material.name}, trial {best.number}: {material.metric_words} {value} after {count(material.steps, 'step')}"
+    about = (
+        f"# {material.name}, trial {best.number}: {material.metric_words} {value} after {count(material.steps, 'step')}"
+    )
     return f"{about}\n{setting_yaml(best, steps=material.steps, seed=material.seed)}"
 
 

@@ -90,7 +90,8 @@ def _importance_section(material: Material, found: Sequence[Importance], *, miss
         title="Share of the importance (PED-ANOVA).",
         caption="How far the best tenth of the trials gathers at certain values of a parameter, in shares that sum "
         "to 1. The bar holds 90 % of the shares that the same number of trials, drawn again from these, would have "
-        "given: where bars overlap, the order is not settled. A parameter that is not varied widely cannot be important.",
+        "given: where bars overlap, the order is not settled. A parameter that is not varied widely cannot be "
+        "important.",
         height=70 + 38 * len(found),
         data=[whiskers, dots],
         layout={
@@ -128,7 +129,11 @@ def _trend(axis: Axis, records: Sequence[TrialRecord]) -> str:
     correlation = float(spearmanr([float(place) for place, _ in pairs], [value for _, value in pairs]).statistic)
     if not isfinite(correlation):
         return ""
-    return f"Rank correlation {correlation:+.2f}.".replace("-", "−") if abs(correlation) >= 0.005 else "Rank correlation 0."
+    return (
+        f"Rank correlation {correlation:+.2f}.".replace("-", "−")
+        if abs(correlation) >= 0.005
+        else "Rank correlation 0."
+    )
 
 
 def _contour_section(material: Material, found: Sequence[Importance], *, missing: str) -> Section:

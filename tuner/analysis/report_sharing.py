@@ -51,17 +51,17 @@ def sharing_section(material: Material) -> Section:
     repeated = sum(branch.record.steps_repeated for branch in tree)
     whole = executed - repeated + shared
     lead = (
-        f"The {count(len(tree), 'trial')} have {whole:,} steps. {executed:,} were trained, of them {repeated:,} a second "
-        f"time on the way from a checkpoint; {shared:,} were taken over from trials that had trained the same steps. "
-        f"{_saving(whole, executed)}"
+        f"The {count(len(tree), 'trial')} have {whole:,} steps. {executed:,} were trained, of them {repeated:,} a "
+        f"second time on the way from a checkpoint; {shared:,} were taken over from trials that had trained the same "
+        f"steps. {_saving(whole, executed)}"
     )
     foreign = any(branch.foreign for branch in tree)
     figure = Figure(
         id="sharing",
         title="The tree of training runs.",
-        caption="A bar is what a trial trained itself, from where its learning rate first differed from all earlier ones; "
-        "the thin line leads to the trial whose steps it took over before. A ring marks a trial that repeats another one "
-        "to the end."
+        caption="A bar is what a trial trained itself, from where its learning rate first differed from all earlier "
+        "ones; the thin line leads to the trial whose steps it took over before. A ring marks a trial that repeats "
+        "another one to the end."
         + (" A dotted line leads to steps that another sweep in this folder had trained." if foreign else "")
         + " A cross is a failure.",
         height=max(180, min(900, 70 + len(tree) * (16 if len(tree) <= _LABELLED_ROWS else 5))),
@@ -101,7 +101,7 @@ def _branch(material: Material, record: TrialRecord, known: set[int]) -> Branch:
 
 def _owner(material: Material, shared_with: Mapping[str, int], known: set[int]) -> int | None:
     """Return the trial of this sweep that trained the last of the shared steps; None where another sweep's did."""
-    last = next(reversed(shared_with), "")
+    *_, last = ("", *shared_with)
     sweep, _, number = last.rpartition("/")
     return int(number) if sweep == material.label and number.isdigit() and int(number) in known else None
 

@@ -76,7 +76,8 @@ class Verdict:
             which = "more" if (self.gain > 0) == self.maximize else "less"
             step = "as much as" if self.gain == 0 else f"{fixed(abs(self.gain))} {which} than"
             beside = f"{step} the published setting ({fixed(self.reference.value)}, trial {self.reference.number})"
-        return f"The best setting is {best.scheduler} with {setting} (trial {best.number}): {self._metric} {value}, {beside}."
+        what = f"The best setting is {best.scheduler} with {setting} (trial {best.number})"
+        return f"{what}: {self._metric} {value}, {beside}."
 
     @property
     def doubt(self) -> str:
@@ -88,8 +89,8 @@ class Verdict:
                 return "It is the only setting that came to an end, so nothing says whether it is good."
             case "tie":
                 return (
-                    f"All {len(self.runners_up) + 1} settings reached the same value: the search cannot tell them apart, "
-                    "and the first of them is named."
+                    f"All {len(self.runners_up) + 1} settings reached the same value: the search cannot tell them "
+                    "apart, and the first of them is named."
                 )
             case "published":
                 return f"{self._gap} The search gives no reason to leave the published setting."
@@ -128,8 +129,8 @@ class Verdict:
         shared = f" ({self.steps_shared:,} more were shared)" if self.steps_shared else ""
         so_far = "So far the" if self.running else "The"
         return (
-            f"{so_far} search took {count(ended, 'trial')}{failed}, {count(self.steps_executed, 'training step')}{shared} "
-            f"and {duration(self.seconds)}."
+            f"{so_far} search took {count(ended, 'trial')}{failed}, "
+            f"{count(self.steps_executed, 'training step')}{shared} and {duration(self.seconds)}."
         )
 
     @property

@@ -129,7 +129,7 @@ def finish(
 
 
 def attach_file(tracker: Tracker, run_id: str, path: Path) -> None:
-    """Make a file an artifact of a run, in place of one of the same name; UserError where the store does not take it."""
+    """Make a file an artifact of a run, in place of one of that name; UserError where the store does not take it."""
     with tracker.asked_to(f"take {path.name}"):
         tracker.client.log_artifact(run_id, str(path))
 
