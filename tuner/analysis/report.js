@@ -200,7 +200,7 @@
     return {
       data: traces,
       layout: {
-        xaxis: { title: { text: "training step" }, anchor: "y2", range: [0, block.edges[block.edges.length - 1]], ...spike },
+        xaxis: { title: { text: "training step" }, tickformat: "~s", anchor: "y2", range: [0, block.edges[block.edges.length - 1]], ...spike },
         yaxis: { title: { text: "loss" }, domain: [0.33, 1], type: state.logLoss ? "log" : "linear" },
         yaxis2: { title: { text: "learning rate" }, domain: [0, 0.26], ...(spread > 10 ? { type: "log", ...decades(least, most) } : { type: "linear", nticks: 4 }) },
         margin: { l: 66 }, uirevision: "curves",
@@ -262,7 +262,7 @@
       mark(changes.filter(([change]) => change.after < change.before), "line-ns-open", "decays"),
       mark(changes.filter(([change]) => change.after > change.before), "triangle-up-open", "rises")],
       layout: {
-        xaxis: { title: { text: "training step" }, showgrid: false, range: [0, block.edges[middles.length]] },
+        xaxis: { title: { text: "training step" }, tickformat: "~s", showgrid: false, range: [0, block.edges[middles.length]] },
         yaxis: {
           title: { text: ticks.length ? "trial" : "trials, best on top" }, range: [order.length - 0.5, -0.5], tickvals: ticks, ticktext: order.map((number) => page.marks[number]), showgrid: false,
         },

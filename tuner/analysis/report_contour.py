@@ -32,8 +32,8 @@ def contour_figure(material: Material, across: Axis, up: Axis) -> Figure | None:
         id="contour",
         title=f"{material.metric_words.capitalize()} over {across.title} and {up.title}.",
         caption="Stronger colour is better. The surface is a smooth mean of the trials (the dots); it is left empty "
-        f"where no trial is near. Left out one at a time, trials are foretold with {_words(explained)} of their "
-        "variance: what the other parameters did, and chance, make up the rest.",
+        f"where no trial is near. It explains {_words(explained)} of the variance of trials that were left out one at "
+        "a time; the rest is what other parameters did, and chance.",
         height=430,
         data=[_surface(material, across, up, grid_x, grid_y, surface), *marked(material, points)],
         layout={

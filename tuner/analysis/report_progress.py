@@ -29,6 +29,7 @@ def progress_section(material: Material) -> Section:
             steps,
             id_="steps",
             title="training steps executed",
+            thousands=True,
             what="against the training steps that were actually run: shared steps cost nothing",
         ),
         _figure(material, ended, minutes, id_="minutes", title="minutes", what="against the wall time of the trials"),
@@ -37,7 +38,14 @@ def progress_section(material: Material) -> Section:
 
 
 def _figure(
-    material: Material, ended: list[TrialRecord], at: list[float], *, id_: str, title: str, what: str
+    material: Material,
+    ended: list[TrialRecord],
+    at: list[float],
+    *,
+    id_: str,
+    title: str,
+    what: str,
+    thousands: bool = False,
 ) -> Figure:
     better = max if material.maximize else min
     line_x: list[float | None] = []
@@ -65,7 +73,7 @@ def _figure(
         y = rounded(reference.value)
         shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": dashed})
     layout: Trace = {
-        "xaxis": {"title": {"text": title}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": title}, "rangemode": "tozero"} | ({"tickformat": "~s"} if thousands else {}),
         "yaxis": {"title": {"text": material.metric_words}},
         "shapes": shapes,
     }

@@ -67,7 +67,7 @@ def sharing_section(material: Material) -> Section:
         height=max(180, min(900, 70 + len(tree) * (16 if len(tree) <= _LABELLED_ROWS else 5))),
         data=_traces(material, tree),
         layout={
-            "xaxis": {"title": {"text": "training step"}, "range": [0, material.steps * 1.01]},
+            "xaxis": {"title": {"text": "training step"}, "tickformat": "~s", "range": [0, material.steps * 1.01]},
             "yaxis": _rows(material, tree),
             "hovermode": "closest",
         },
@@ -76,8 +76,8 @@ def sharing_section(material: Material) -> Section:
 
 
 def _saving(whole: int, executed: int) -> str:
-    if executed >= whole:
-        return "Sharing saved nothing here."
+    if executed > 0.95 * whole:
+        return "Sharing saved next to nothing here."
     if executed == 0:
         return "Nothing had to be trained at all."
     return f"That is {whole / executed:.1f} times less work than training each trial alone."

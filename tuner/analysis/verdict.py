@@ -67,17 +67,15 @@ class Verdict:
         if self.best is None or self.best.value is None:
             return self._nothing
         best, value = self.best, fixed(self.best.value)
-        if best.reference:
-            what = f"No setting was better than the published one of {best.scheduler} (trial {best.number})"
-            return f"{what}, with {self._metric} {value}."
-        setting = setting_line({name: each for name, each in best.params.items() if name != "scheduler"})
-        beside = "the published setting did not come to an end"
-        if self.reference is not None and self.reference.value is not None and self.gain is not None:
-            which = "more" if (self.gain > 0) == self.maximize else "less"
-            step = "as much as" if self.gain == 0 else f"{fixed(abs(self.gain))} {which} than"
-            beside = f"{step} the published setting ({fixed(self.reference.value)}, trial {self.reference.number})"
-        what = f"The best setting is {best.scheduler} with {setting} (trial {best.number})"
-        return f"{what}: {self._metric} {value}, {beside}."
+        own = f"the published setting of {best.scheduler} (trial {best.number})"
+        if not self.runners_up:
+            what = own if best.reference else f"trial {best.number} ({setting_line(best.params)})"
+            return f"Only {what} came to an end: {self._metric} {value}."
+        if best is self.reference:
+            return f"No setting was better than {own}: {self._metric} {value}."
+        searched = {name: each for name, each in best.params.items() if name != "scheduler"}
+        what = own if best.reference else f"{best.scheduler} with {setting_line(searched)} (trial {best.number})"
+        return f"The best setting is {what}: {self._metric} {value}, {self._beside}."
 
     @property
     def doubt(self) -> str:
@@ -134,6 +132,16 @@ class Verdict:
         )
 
     @property
+    def _beside(self) -> str:
+        """How the best value stands against the published setting."""
+        if self.reference is None or self.reference.value is None or self.gain is None:
+            return "while the published setting did not come to an end"
+        which = "more" if (self.gain > 0) == self.maximize else "less"
+        step = "as much as" if self.gain == 0 else f"{fixed(abs(self.gain))} {which} than"
+        whose = f"the published setting of {self.reference.scheduler}"
+        return f"{step} {whose} ({fixed(self.reference.value)}, trial {self.reference.number})"
+
+    @property
     def _gap(self) -> str:
         if self.best is None or not self.runners_up:
             return ""
@@ -149,7 +157,7 @@ class Verdict:
         if not self.rivals:
             return f"The evaluation tells differences of {least} apart, and no other setting is within that."
         others = "1 other setting is" if len(self.rivals) == 1 else f"{len(self.rivals)} other settings are"
-        including = ", the published one among them" if any(each.reference for each in self.rivals) else ""
+        including = ", the published one among them" if any(each is self.reference for each in self.rivals) else ""
         return f"The evaluation tells differences of {least} apart: {others} as good by that measure{including}."
 
 
@@ -159,6 +167,7 @@ def judge(records: Sequence[TrialRecord], *, metric: str, maximize: bool) -> Ver
     best = complete[0] if complete else None
     runners_up = tuple(record for record in complete[1:] if record.duplicate_of is None)
     first = next((record for record in records if record.reference), None)
+    reference = first if first is not None and first.value is not None else None
     error = _standard_error(best, metric)
     near = () if best is None or error is None else runners_up
     rivals = tuple(each for each in near if abs(_value(each) - _value(best)) <= _resolution(error or 0.0))
@@ -166,7 +175,7 @@ def judge(records: Sequence[TrialRecord], *, metric: str, maximize: bool) -> Ver
         metric=metric,
         maximize=maximize,
         best=best,
-        reference=first if first is not None and first.value is not None else None,
+        reference=reference,
         runners_up=runners_up,
         error=error,
         rivals=rivals,
@@ -177,7 +186,7 @@ def judge(records: Sequence[TrialRecord], *, metric: str, maximize: bool) -> Ver
         steps_shared=sum(record.steps_shared for record in records),
         seconds=sum(record.seconds for record in records),
         first_reason=next((record.reason for record in records if record.reason), None),
-        belief=_belief(best, runners_up, rivals=rivals, error=error),
+        belief=_belief(best, runners_up, reference=reference, rivals=rivals, error=error),
     )
 
 
@@ -185,6 +194,7 @@ def _belief(
     best: TrialRecord | None,
     runners_up: Sequence[TrialRecord],
     *,
+    reference: TrialRecord | None,
     rivals: Sequence[TrialRecord],
     error: float | None,
 ) -> Belief:
@@ -194,12 +204,12 @@ def _belief(
         return "alone"
     if all(each.value == best.value for each in runners_up):
         return "tie"
-    if best.reference:
+    if best is reference:
         return "published"
     if error is None:
         return "unmeasured"
     # Good neighbours of a good setting are no reason to doubt it; the published setting among them is.
-    return "unclear" if any(each.reference for each in rivals) else "clear"
+    return "unclear" if any(each is reference for each in rivals) else "clear"
 
 
 def _standard_error(best: TrialRecord | None, metric: str) -> float | None:
