@@ -40,7 +40,7 @@ def report(
     path = folder.path / REPORT_FILE if out is None else out
     made = make_report(report_material(folder))
     try:
-        write_whole(path, made.page.encode())
+        write_whole(path, made.page.encode("utf-8", "backslashreplace"))  # names of folders may be no text
     except OSError as error:
         raise UserError(f"{path}: the report cannot be written ({error.strerror}); name another file with -o") from None
     left = _attach(folder, path, tracking_uri)
