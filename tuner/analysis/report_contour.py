@@ -10,6 +10,7 @@ Array = NDArray[np.float64]
 
 CELLS = 48
 FEWEST_TRIALS = 8
+_LEAST_EXPLAINED = 0.02
 _WIDTHS = (0.06, 0.09, 0.13, 0.18, 0.25, 0.35)
 
 
@@ -32,8 +33,7 @@ def contour_figure(material: Material, across: Axis, up: Axis) -> Figure | None:
         id="contour",
         title=f"{material.metric_words.capitalize()} over {across.title} and {up.title}.",
         caption="Stronger colour is better. The surface is a smooth mean of the trials (the dots); it is left empty "
-        f"where no trial is near. It explains {_words(explained)} of the variance of trials that were left out one at "
-        "a time; the rest is what other parameters did, and chance.",
+        f"where no trial is near. {_worth(explained)}",
         height=430,
         data=[_surface(material, across, up, grid_x, grid_y, surface), *marked(material, points)],
         layout={
@@ -108,5 +108,9 @@ def _value(axis: Axis, place: float) -> float | str | None:
     return rounded(axis.low + (axis.high - axis.low) * place)
 
 
-def _words(share: float) -> str:
-    return "none" if share < 0.005 else f"{100 * share:.0f} %"
+def _worth(share: float) -> str:
+    """Return what the surface is good for, by the share of the variance that it explains."""
+    what = "of the variance of trials that were left out one at a time"
+    if share < _LEAST_EXPLAINED:
+        return f"It explains none {what}: these two alone decide nothing, and the colours mean little."
+    return f"It explains {100 * share:.0f} % {what}; the rest is what other parameters did, and chance."

@@ -50,7 +50,7 @@ def _lr(curve: ThinCurve) -> dict[str, Any]:
     """Return the LR as its changes (step, LR from there on) where they are few, else bucket by bucket."""
     if curve.changes is None:
         return {"buckets": _floats([curve.lr])}
-    first = curve.changes[0][1] if curve.changes else float(curve.lr[np.isfinite(curve.lr)][0])
+    first = curve.changes[0][1] if curve.changes else float(np.append(curve.lr[np.isfinite(curve.lr)], np.nan)[0])
     return {"changes": [[0, rounded(first)], *([step, rounded(after)] for step, _, after in curve.changes)]}
 
 

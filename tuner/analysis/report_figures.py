@@ -95,4 +95,5 @@ def _points(points: Sequence[tuple[TrialRecord, Any, Any]]) -> Trace:
         "y": [y for _, _, y in points],
         "trials": [record.number for record, *_ in points],
         "hovertemplate": "%{text}<extra></extra>",
+        "cliponaxis": False,
     }

@@ -70,7 +70,7 @@ def make_report(material: Material) -> Report:
         written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         version=version("fastface-tuner"),
         style=Markup(_part("report.css")),  # noqa: S704 - a file of ours
-        script=Markup(_part("report.js")),  # noqa: S704 - a file of ours
+        script=Markup(_part("report_curves.js") + _part("report.js")),  # noqa: S704 - a file of ours
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),  # noqa: S704 - the library's own file
         data=Markup(_embedded(data)),  # noqa: S704 - no `<` is left in it
     )
