@@ -239,7 +239,7 @@ def test_the_surface_is_a_mean_of_near_trials_and_empty_far_away() -> None:
 
 
 def test_the_command_writes_the_page_and_says_the_answer(sweep: SweepFolder, tmp_path: Path) -> None:
-    out = tmp_path / "report.html"
+    out, before = tmp_path / "report.html", sweep.journal.read_bytes()
     result = CliRunner().invoke(app, ["report", str(sweep.path), "-o", str(out)])
     assert result.exit_code == 0
     assert "The best setting is fastface with" in result.stdout
@@ -250,6 +250,7 @@ def test_the_command_writes_the_page_and_says_the_answer(sweep: SweepFolder, tmp
     found = json.loads(CliRunner().invoke(app, ["report", str(sweep.path), "-o", str(out), "--json"]).stdout)
     assert found["report"] == str(out)
     assert found["belief"] == "clear"
+    assert sweep.journal.read_bytes() == before
 
 
 def test_the_page_becomes_an_artifact_of_the_sweeps_run(tmp_path: Path, mlflow_store: Any) -> None:

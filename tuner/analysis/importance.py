@@ -35,15 +35,15 @@ class Importance:
 def importances(study: optuna.Study, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Importance]:
     """Return the importance of each searched parameter, the largest first; the shares are Optuna's own.
 
-    Empty where the question has no answer: fewer than `FEWEST_TRIALS` finished trials, values that are all equal, or
-    nothing that was varied.
+    Empty where the question has no answer: fewer than `FEWEST_TRIALS` finished trials, values that are all equal,
+    nothing that was varied, or best trials that lie where all lie.
     """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(trials) < FEWEST_TRIALS or len({trial.value for trial in trials}) < 2:
         return []
     shares = _shares(study)
-    if not any(shares.values()):
-        return []
+    if len(shares) > 1 and len(set(shares.values())) == 1:
+        return []  # what Optuna says where it found nothing: all parameters the same
     chance = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {name: [] for name in shares}
     for _ in range(resamples):

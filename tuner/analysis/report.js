@@ -162,7 +162,7 @@
     state.pinned = state.pinned === number ? null : number;
     document.querySelectorAll("tr[data-trial]").forEach((row) => row.classList.toggle("pinned", Number(row.dataset.trial) === state.pinned));
     const told = document.getElementById("pinned");
-    if (told) told.textContent = state.pinned === null ? "" : `pinned: ${page.labels[number].replaceAll("<br>", " · ")}`;
+    if (told) told.textContent = state.pinned === null ? "" : `pinned: ${page.labels[number].replace("<br>", " · ").replaceAll("<br>", " ")}`;
     drawAll();
   }
 

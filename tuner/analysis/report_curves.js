@@ -60,7 +60,6 @@ function curveFigures(page, state, narrow, heightOf) {
   }
 
   function curves() {
-    const parts = state.extremes ? ["low", "high"] : ["mean"];
     const heroes = [[page.reference, "reference"], [page.best, "best"], [state.pinned, "pinned"]]
       .filter(([number]) => number !== null && rows.has(number));
     const apart = new Set(heroes.map(([number]) => number));
@@ -72,7 +71,7 @@ function curveFigures(page, state, narrow, heightOf) {
     }
     const traces = [];
     // Loss and LR of a trial are neighbours in the list, so that pointing at one finds the other.
-    function pair(numbers, role, width) {
+    function pair(numbers, role, width, parts) {
       traces.push({
         ...joined(numbers, parts), type: "scatter", mode: "lines",
         line: { color: `@${role}`, width, dash: role === "failed" ? "dot" : "solid" }, hovertemplate: "%{text}<br>step %{x:,} · loss %{y:.4g}<extra></extra>",
@@ -83,7 +82,7 @@ function curveFigures(page, state, narrow, heightOf) {
       });
     }
     for (const shade of ["failed", "shade-0", "shade-1", "shade-2", "shade-3", "shade-4"]) {
-      if (groups.has(shade)) pair(groups.get(shade), shade, groups.get(shade).length > 40 ? 0.7 : 1);
+      if (groups.has(shade)) pair(groups.get(shade), shade, groups.get(shade).length > 40 ? 0.7 : 1, state.extremes ? ["low", "high"] : ["mean"]);
     }
     const quiet = [...groups.values()].flat();
     traces.push({ ...decays(quiet), marker: { symbol: "triangle-down", size: 5, color: "@muted", opacity: 0.8 } });
@@ -97,7 +96,7 @@ function curveFigures(page, state, narrow, heightOf) {
       });
     }
     for (const [number, role] of heroes) {
-      pair([number], role, 2);
+      pair([number], role, 2, ["mean"]);
       traces.push({
         ...decays([number]),
         marker: { symbol: "triangle-down", size: 10, color: `@${role}`, line: { width: 1, color: "@paper" } },
@@ -110,7 +109,7 @@ function curveFigures(page, state, narrow, heightOf) {
       data: traces,
       layout: {
         xaxis: { title: { text: "training step" }, tickformat: "~s", anchor: "y2", range: [0, block.edges[block.edges.length - 1]], ...spike },
-        yaxis: { title: { text: "loss" }, domain: [0.33, 1], type: state.logLoss ? "log" : "linear" },
+        yaxis: { title: { text: "loss" }, domain: [0.33, 1], ...(state.logLoss ? logLoss() : { type: "linear" }) },
         yaxis2: { title: { text: "learning rate" }, domain: [0, 0.26], ...(spread > 10 ? { type: "log", ...decades(least, most) } : { type: "linear", nticks: 4 }) },
         margin: { l: 66 }, uirevision: "curves",
       },
@@ -126,6 +125,17 @@ function curveFigures(page, state, narrow, heightOf) {
       }
     }
     return [least, most];
+  }
+
+  // A single loss near 0 would leave no room for all others: the axis ends a little below the least mean.
+  function logLoss() {
+    const [least] = ends([...rows.values()].map((own) => own.mean));
+    const [, most] = ends([...rows.values()].map((own) => own.high));
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(least)) - 1; power <= Math.log10(most); power += 1) {
+      ticks.push(...[1, 2, 5].map((digit) => Number(`${digit}e${power}`)));
+    }
+    return { type: "log", range: [Math.log10(least * 0.6), Math.log10(most * 1.1)], tickvals: ticks, ticktext: ticks.map(String) };
   }
 
   // Powers of ten in words of few letters, five at most.

@@ -63,7 +63,7 @@ def _curves_figure() -> Figure:
         id="curves",
         title="Training loss, and the learning rate beneath, over the same steps.",
         caption="Each line is the mean loss of a trial in a narrow range of steps; the band of the best and the "
-        "published setting spans the smallest and the largest loss there, and “extremes” draws both for all trials. "
+        "published setting spans the smallest and the largest loss there, and “extremes” draws both for the others. "
         "Lines are shaded by rank, the best fifth strongest. A triangle marks a decay of the learning rate. Point at "
         "a line to read loss and learning rate together, click it to keep it in view, drag to zoom, double-click to "
         "zoom out.",

@@ -57,13 +57,7 @@ def _nothing_to_see(material: Material) -> str:
 def _importance_section(material: Material, found: Sequence[Importance], *, missing: str) -> Section:
     title = "Which parameters mattered"
     if not missing and not found:
-        equal = len({record.value for record in material.complete}) == 1
-        missing = (
-            "All trials have the same value, so no parameter can have mattered."
-            if equal
-            else f"Importance compares the best tenth of the trials with all, which takes {FEWEST_TRIALS} of them; "
-            f"{len(material.complete)} have a value."
-        )
+        missing = _no_importance(material)
     if missing:
         return Section(id="importance", title=title, missing=missing)
     lowest_first = list(reversed(found))
@@ -103,6 +97,18 @@ def _importance_section(material: Material, found: Sequence[Importance], *, miss
         },
     )
     return Section(id="importance", title=title, figures=[figure])
+
+
+def _no_importance(material: Material) -> str:
+    """Return in one sentence why no parameter has a share."""
+    if len({record.value for record in material.complete}) == 1:
+        return "All trials have the same value, so no parameter can have mattered."
+    if len(material.complete) >= FEWEST_TRIALS:
+        return "The best tenth of the trials lies where all trials lie: no parameter stands out."
+    return (
+        f"Importance compares the best tenth of the trials with all, which takes {FEWEST_TRIALS} of them; "
+        f"{len(material.complete)} have a value."
+    )
 
 
 def _slice(material: Material, axis: Axis) -> Figure:
