@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from plain_executor import stand_in
 
-from tuner.cli.main import main
+from tuner.cli.main import app, main
 from tuner.curves import read_curve
 from tuner.names import CACHE_VARIABLE, EXPERIMENT, TRACKING_URI_VARIABLE
 
@@ -66,6 +67,10 @@ class Finished:
     @property
     def client(self) -> MlflowClient:
         return MlflowClient(self.uri)
+
+    def runs(self) -> list[Run]:
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        return list(self.client.search_runs([experiment.experiment_id]))
 
     def children(self) -> list[Run]:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
@@ -219,6 +224,19 @@ def test_mlflow_says_what_was_shared_and_with_whom(smoke: Finished) -> None:
     assert parent.data.metrics["steps_executed"] == sum(trial["steps_executed"] for trial in smoke.trials)
 
 
+def test_the_report_is_made_of_the_sweeps_folder_and_goes_to_mlflow(
+    smoke: Finished, tmp_path: Path, command: Callable[..., Outcome]
+) -> None:
+    outcome = command("report", str(smoke.folder), "-o", str(tmp_path / "report.html"))
+    assert (outcome.code, outcome.err) == (0, "")
+    page = (tmp_path / "report.html").read_text()
+    assert f"(trial {smoke.trials[0]['trial']})" in outcome.out.splitlines()[0]
+    assert f"torch {version('torch')}" in page
+    assert "--seed 3" in page
+    (parent,) = [run for run in smoke.runs() if "mlflow.parentRunId" not in run.data.tags]
+    assert "report.html" in {entry.path for entry in smoke.client.list_artifacts(parent.info.run_id)}
+
+
 def test_stages_can_be_listed_and_pruned(
     smoke: Finished, tmp_path: Path, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,7 +387,7 @@ def _bad_inputs(folder: Path) -> None:
 
 def test_help_and_version_of_every_command(command: Callable[..., Outcome]) -> None:
     assert "sweep" in command("--help").out
-    for name in ("sweep", "train", "doctor", "compare", "spaces", "recipes", "sync"):
+    for name in sorted(each.callback.__name__ for each in app.registered_commands if each.callback is not None):
         outcome = command(name, "--help")
         assert outcome.code == 0
         assert "Example: fastface-tuner" in outcome.out

@@ -13,6 +13,7 @@ from tuner.cli import (
     evaluate,
     recipes,
     replay,
+    report,
     scale,
     spaces,
     stages,
@@ -43,6 +44,7 @@ app.command()(evaluate.evaluate)
 app.command()(status.status)
 app.command()(compare.compare)
 app.command()(confirm.confirm)
+app.command()(report.report)
 app.command()(best.best)
 app.command()(ui.ui)
 app.command()(sync.sync)

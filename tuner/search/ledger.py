@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from optuna.storages import JournalStorage
-from optuna.study import StudyDirection
+from optuna.study import Study, StudyDirection, load_study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.config.run import RunConfig
@@ -216,6 +216,10 @@ class Ledger:
         """Return all trials by number."""
         notes = self._notes()
         return [self._record(trial, notes) for trial in self._trials()]
+
+    def study(self) -> Study:
+        """Return the sweep as an Optuna study, to be read by Optuna's own functions."""
+        return load_study(study_name=STUDY_NAME, storage=self._storage)
 
     @property
     def num_finished(self) -> int:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from tuner.config.space_file import load_space
 from tuner.errors import UserError
-from tuner.names import STAGES_DIR, TAG_DESCRIPTION, TAG_FOLDER
+from tuner.files import write_record
+from tuner.names import ENVIRONMENT_FILE, STAGES_DIR, TAG_DESCRIPTION, TAG_FOLDER
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan, planned_workload
 from tuner.sizes import num_bytes
@@ -20,7 +21,7 @@ from tuner.sweep.data import absolute_data, prepare
 from tuner.sweep.devices import first_visible, gpus
 from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.ending import Ending
-from tuner.sweep.folder import SweepDescription, new_folder
+from tuner.sweep.folder import ENVIRONMENT, SweepDescription, new_folder
 from tuner.sweep.lock import device_lock, sweep_lock
 from tuner.sweep.run import run_trials
 from tuner.sweep.source import Sharing
@@ -77,6 +78,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
             pass  # a GPU in use is told before the faces are decoded
     faces = prepare(planned_workload(plan), console)
     tracker = connect(uri)
+    environment = describe_environment([gpu.name for gpu in gpus()])
     with ExitStack() as locks:
         locks.enter_context(device_lock(device, sweep=folder.path, wait=wait, tell=tell))
         end_abandoned(tracker, folder=str(folder.path))
@@ -98,7 +100,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
             tags={TAG_DESCRIPTION: space.question, TAG_FOLDER: str(folder.path)},
             texts={
                 "space.yaml": space.text,
-                "environment.json": json.dumps(describe_environment([gpu.name for gpu in gpus()]), indent=2),
+                ENVIRONMENT_FILE: json.dumps(environment, indent=2),
             },
             data=faces,
         )
@@ -118,6 +120,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
             )
             locks.enter_context(sweep_lock(folder.path))
             ledger = Ledger.create(folder.journal, plan=plan)
+            write_record(folder.environment, environment, kind=ENVIRONMENT)
         except (OSError, UserError) as error:
             finish(tracker, parent_run_id, "FAILED", tags={"reason": str(error)})
             raise UserError(

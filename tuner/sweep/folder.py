@@ -5,7 +5,7 @@ import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import yaml
 from pydantic import Field, ValidationError
@@ -13,9 +13,12 @@ from pydantic import Field, ValidationError
 from tuner.config.run import PositiveFloat, PositiveInt, Strict
 from tuner.errors import UserError
 from tuner.files import write_whole
-from tuner.names import FORMAT_VERSION, JOURNAL_FILE, SWEEP_FILE, SWEEPS_DIR, TRIALS_DIR
+from tuner.names import ENVIRONMENT_FILE, FORMAT_VERSION, JOURNAL_FILE, SWEEP_FILE, SWEEPS_DIR, TRIALS_DIR
 from tuner.stages.store import DEFAULT_BUDGET
 from tuner.sweep.asked import Budget
+
+ENVIRONMENT: Final = "environment of a sweep"
+"""The kind of the record of what a sweep began on."""
 
 
 class SweepDescription(Strict):
@@ -50,6 +53,7 @@ class SweepFolder:
         self.path = path.absolute()
         self.description = self.path / SWEEP_FILE
         self.journal = self.path / JOURNAL_FILE
+        self.environment = self.path / ENVIRONMENT_FILE
 
     def trial(self, number: int) -> Path:
         """Return the folder of one trial: its curve and its evaluations."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from mlflow import MlflowClient
@@ -139,6 +140,12 @@ def finish(
             synchronous=True,
         )
         tracker.client.set_terminated(run_id, status, now_ms)
+
+
+def attach_file(tracker: Tracker, run_id: str, path: Path) -> None:
+    """Make a file an artifact of a run, in place of one of that name; UserError where the store does not take it."""
+    with tracker.asked_to(f"take {path.name}"):
+        tracker.client.log_artifact(run_id, str(path))
 
 
 def end_abandoned(tracker: Tracker, *, folder: str) -> None:

@@ -1,0 +1,125 @@
+"""What the report of a sweep is made from, gathered from its folder; the page itself is made in `tuner.analysis`."""
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from tuner.analysis.report_material import Facts, Material
+from tuner.errors import UserError
+from tuner.files import read_record
+from tuner.names import CURVE_FILE, SYNTHETIC
+from tuner.search.ledger import Ledger
+from tuner.search.plan import Plan
+from tuner.sweep.folder import ENVIRONMENT, SweepDescription, SweepFolder
+
+
+def report_material(folder: SweepFolder) -> Material:
+    """Return all that ledger and files say of a sweep, which may be running.
+
+    Raises:
+        UserError: a file of the sweep is damaged.
+    """
+    description = folder.read()
+    ledger = Ledger.open(folder.journal, read_only=True)
+    plan, records = ledger.plan, ledger.trials()
+    objective = plan.space.objective
+    return Material(
+        name=description.name,
+        argument=folder.argument,
+        question=plan.space.question,
+        metric=objective.metric,
+        maximize=objective.maximize,
+        steps=plan.steps,
+        seed=plan.seed,
+        records=records,
+        study=ledger.study(),
+        curves={
+            record.number: folder.trial(record.number if record.duplicate_of is None else record.duplicate_of)
+            / CURVE_FILE
+            for record in records
+        },
+        label=description.parent_run_id,
+        environment=_environment(folder),
+        data=list(_data(plan, description)),
+        search=list(_search(plan, description, folder)),
+        commands=_commands(plan, description, folder),
+        space_text=plan.space.text or yaml.safe_dump(plan.space.model_dump(mode="json"), sort_keys=False),
+    )
+
+
+def _environment(folder: SweepFolder) -> Facts:
+    try:
+        found = read_record(folder.environment, kind=ENVIRONMENT)
+    except FileNotFoundError:
+        return [("recorded", "not in this folder; environment.json is an artifact of the sweep's MLflow run")]
+    except UserError as error:
+        return [("recorded", str(error))]
+    return list(_facts(found))
+
+
+def _facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "processor", f"{found.get('processor', '')}, {found.get('cores', '?')} cores, {found.get('memory_gib')} GiB"
+    yield "accelerators", ", ".join(map(str, found.get("accelerators", ()))) or "none: trained on the processor"
+    yield "system", str(found.get("platform", ""))
+    yield "python", str(found.get("python", ""))
+    packages = found.get("packages", {})
+    yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items())
+    command = found.get("command", [])
+    if command:
+        yield "command", shlex.join([os.path.basename(str(command[0])), *map(str, command[1:])])  # noqa: PTH119
+
+
+def _data(plan: Plan, description: SweepDescription) -> Iterator[tuple[str, str]]:
+    data = plan.space.workload.data
+    source = plan.data or data.source
+    yield "source", source
+    if source == SYNTHETIC:
+        yield "identities", f"{data.identities}, {data.images_per_identity} images each"
+    for name, limit in (("identities at most", data.max_identities), ("images at most", data.max_images)):
+        if limit is not None:
+            yield name, f"{limit:,}"
+    yield "image size", f"{data.image_size} pixels"
+    yield "held out", f"{data.held_out:.0%} of the identities (split seed {data.split_seed})"
+    yield "digest", description.faces or "not recorded"
+
+
+def _search(plan: Plan, description: SweepDescription, folder: SweepFolder) -> Iterator[tuple[str, str]]:
+    workload = plan.space.workload
+    yield "steps of a trial", f"{plan.steps:,}"
+    yield "budget", str(description.budget)
+    yield "sampler", f"{plan.sampler}, cost-aware" if plan.cost_aware else plan.sampler
+    yield "decision grid", f"{plan.decision_grid}" if plan.decision_grid else "any step"
+    yield "seed", f"{plan.seed}"
+    yield "model", f"{workload.model.backbone}, embedding {workload.model.embedding_size}"
+    yield "batch", f"{workload.optimizer.batch_size}"
+    yield "stage store", description.store or "none: trials shared nothing"
+    yield "MLflow", f"{description.tracking_uri}, run {description.parent_run_id}"
+    yield "folder", str(folder.path)
+
+
+def _commands(plan: Plan, description: SweepDescription, folder: SweepFolder) -> list[str]:
+    """Return the command that makes the sweep again from its `space.yaml`, and those that show it."""
+    budget = description.budget
+    options: dict[str, object] = {
+        "--data": plan.data,
+        "--trials": budget.trials,
+        "--budget-steps": budget.steps,
+        "--budget-minutes": budget.minutes,
+        "--steps": plan.steps,
+        "--seed": plan.seed,
+        "--sampler": plan.sampler,
+        "--decision-grid": plan.decision_grid,
+    }
+    words = ["fastface-tuner", "sweep", "space.yaml"]
+    for option, value in options.items():
+        words += [] if value is None else [option, str(value)]
+    words.append("--cost-aware" if plan.cost_aware else "--no-cost-aware")
+    words += [] if description.store else ["--no-share"]
+    return [
+        shlex.join(words),
+        f"fastface-tuner compare {folder.argument}",
+        f"fastface-tuner report {folder.argument}",
+    ]
