@@ -199,9 +199,9 @@ def test_a_sweep_without_sharing_in_a_fresh_process_gives_the_same_bits(
 
 
 def test_a_trial_trained_again_by_itself_costs_nothing_and_gives_the_same_curve(
-    smoke: Finished, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    smoke: Finished, tmp_path: Path, command: Callable[..., Outcome]
 ) -> None:
-    monkeypatch.chdir(smoke.folder.parents[1])
+    shutil.copytree(smoke.folder.parents[1] / "stages", tmp_path / "stages")
     best = smoke.trials[0]
     trial = smoke.folder / "trials" / f"{best['trial']:04d}"
     outcome = json.loads(command("train", str(trial / "config.yaml"), "--name", "best", "--json").out)
