@@ -130,6 +130,26 @@ def test_a_sweep_on_a_recipe_trains_its_workload_with_the_schedulers_of_the_spac
     assert params.a * 3000 == pytest.approx(whole.a * recipe.total_steps)  # the same share of the run
 
 
+def test_named_sets_judge_a_sweep_on_a_recipe_wherever_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sets").mkdir()
+    for name in ("lfw.bin", "agedb_30.bin", "README.txt"):
+        (tmp_path / "sets" / name).touch()
+    asked = Asked(recipe="ms1mv3_r50", data="faces", sets=("sets", "own.txt"))
+    workload = asked_space(asked, load_space("fastface")).workload
+    assert workload.data.held_out == 0
+    assert workload.evaluation.sets == tuple(
+        str(tmp_path / path) for path in ("sets/agedb_30.bin", "sets/lfw.bin", "own.txt")
+    )
+    assert workload.head == load_run("ms1mv3_r50").config.workload.head
+    space = load_space("fastface").model_copy(update={"workload": workload})
+    monkeypatch.chdir(tmp_path / "sets")
+    assert asked_space(Asked(), space) == space
+    with pytest.raises(UserError, match=r"--sets: .*must have names of their own"):
+        asked_space(Asked(sets=("lfw.bin", "../sets/lfw.bin")), load_space("fastface"))
+
+
 def test_a_sweep_on_a_recipe_goes_on_only_with_the_same_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: Callable[[Path], str]
 ) -> None:

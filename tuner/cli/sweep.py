@@ -22,6 +22,14 @@ MaxIdentities = Annotated[
 MaxImages = Annotated[
     int | None, typer.Option(min=20, metavar="N", help="Use whole identities with N images together at most.")
 ]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sets",
+        metavar="FILE|DIR",
+        help="Verify on this set of pairs, or on all .bin sets of a folder, and hold nobody out; may be repeated.",
+    ),
+]
 BudgetSteps = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="End after N training steps that were actually run.")
 ]
@@ -46,6 +54,7 @@ def sweep(
     ] = None,
     max_identities: MaxIdentities = None,
     max_images: MaxImages = None,
+    sets: Sets = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials [default: the space's, unless a budget is given].")
     ] = None,
@@ -113,6 +122,7 @@ def sweep(
         data=data,
         max_identities=max_identities,
         max_images=max_images,
+        sets=tuple(sets or ()),
         steps=steps,
         seed=seed,
         sampler=sampler,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner.cli.sweep import MaxIdentities, MaxImages, TrackingURI, Wait
+from tuner.cli.sweep import MaxIdentities, MaxImages, Sets, TrackingURI, Wait
 
 if TYPE_CHECKING:
     from tuner.sweep.run_folder import RunFolder, RunRecord
@@ -20,6 +20,7 @@ def train(
     ] = None,
     max_identities: MaxIdentities = None,
     max_images: MaxImages = None,
+    sets: Sets = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps [default: the configuration's].")] = None,
     epochs: Annotated[
         float | None, typer.Option(min=0.001, help="Instead of steps: passes over the training images.")
@@ -57,6 +58,7 @@ def train(
         data=data,
         max_identities=max_identities,
         max_images=max_images,
+        sets=tuple(sets or ()),
         steps=steps,
         epochs=epochs,
         seed=seed,

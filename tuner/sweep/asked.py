@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tuner.config.run_file import load_run
 from tuner.config.space_model import SamplerName, SpaceFile
+from tuner.sweep.data import placed
 from tuner.trials import TrialRecord
 
 
@@ -14,9 +15,10 @@ class Asked:
     """What was said of a sweep; None where nothing was: the space or the sweep that exists decides then.
 
     `recipe` is a run's file, or the name of a shipped recipe, whose workload takes the place of the space's own;
-    `max_identities` and `max_images` take a part of its data. `share` lets trials take over the steps that earlier
-    trials of the working folder have trained, whose checkpoints may take `checkpoint_budget` ("20GiB") on disk.
-    `trials`, `budget_steps` and `budget_minutes` make the `Budget`.
+    `max_identities` and `max_images` take a part of its data; `sets`, files or folders, judge it in place of held-out
+    people. `share` lets trials take over the steps that earlier trials of the working folder have trained, whose
+    checkpoints may take `checkpoint_budget` ("20GiB") on disk. `trials`, `budget_steps` and `budget_minutes` make the
+    `Budget`.
     """
 
     space: str | None = None
@@ -24,6 +26,7 @@ class Asked:
     data: str | None = None
     max_identities: int | None = None
     max_images: int | None = None
+    sets: tuple[str, ...] = ()
     steps: int | None = None
     seed: int | None = None
     sampler: SamplerName | None = None
@@ -40,10 +43,10 @@ class Asked:
 
 
 def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
-    """Return a space with the workload of the recipe that was asked for, and a part of the data.
+    """Return a space with the workload of the recipe that was asked for, a part of the data, and whole paths.
 
     Raises:
-        UserError: there is no such recipe, or its data is not named.
+        UserError: there is no such recipe, its data is not named, or the verification sets cannot be.
     """
     workload = space.workload
     if asked.recipe is not None:
@@ -54,7 +57,7 @@ def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
     limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
     given = {name: value for name, value in limits.items() if value is not None}
     workload = workload.model_copy(update={"data": workload.data.model_copy(update=given)})
-    return space.model_copy(update={"workload": workload})
+    return space.model_copy(update={"workload": placed(workload, sets=asked.sets)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

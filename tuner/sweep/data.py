@@ -1,13 +1,16 @@
 """What a sweep or a single run reads: checked, and its images decoded or rendered once, before the first step."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
 from tuner.config.run import FaceConfig
+from tuner.config.strict_yaml import explain
+from tuner.data.verification_sources import find_sources
 from tuner.errors import UserError
 from tuner.names import SYNTHETIC
 from tuner.tracking.environment import DataDescription
@@ -53,6 +56,25 @@ def _weights_digest(workload: FaceConfig) -> list[str]:
 def _digest(faces: str, *others: str) -> str:
     """Return one digest for the faces and all else that a run reads; the faces' own where there is nothing else."""
     return hashlib.sha256("".join((faces, *others)).encode()).hexdigest() if others else faces
+
+
+def placed(workload: FaceConfig, *, sets: Sequence[str] = ()) -> FaceConfig:
+    """Return a workload that means the same in every working folder; judged by `sets` alone where any are named.
+
+    `sets` are verification sets, or folders of `.bin` sets; then nobody is held out. UserError where they cannot be.
+    """
+    named = workload.model_dump(mode="json", exclude_unset=True)
+    model, evaluation = workload.model, workload.evaluation
+    if model.weights is not None:
+        named["model"]["weights"] = absolute_data(model.weights)
+    if sets:
+        named["data"] = {**named.get("data", {}), "held_out": 0}
+    if paths := find_sources(sets) if sets else evaluation.sets:
+        named["evaluation"] = {**named.get("evaluation", {}), "sets": [absolute_data(path) for path in paths]}
+    try:
+        return FaceConfig.model_validate(named)
+    except ValidationError as error:
+        raise UserError(explain(error, FaceConfig, file="--sets")) from error
 
 
 def absolute_data(data: str | None) -> str | None:

@@ -17,7 +17,7 @@ from tuner.errors import UserError
 from tuner.names import CONFIG_FILE, RUNS_DIR, STAGES_DIR, TAG_FOLDER
 from tuner.schedulers.registry import setting_names
 from tuner.schedulers.settings import check_settings
-from tuner.sweep.data import absolute_data, prepare
+from tuner.sweep.data import absolute_data, placed, prepare
 from tuner.sweep.devices import first_visible, gpus
 from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.ending import Ending
@@ -39,13 +39,14 @@ class AskedRun:
     """What a command line asks of a single run; None where the configuration decides, or the run that exists.
 
     `config` is a file or the name of a shipped recipe. `epochs` makes the steps of so many passes over the training
-    images, each without its last, partial batch.
+    images, each without its last, partial batch. `sets` judge the run in place of held-out people.
     """
 
     config: str
     data: str | None = None
     max_identities: int | None = None
     max_images: int | None = None
+    sets: tuple[str, ...] = ()
     steps: int | None = None
     epochs: float | None = None
     seed: int | None = None
@@ -118,16 +119,14 @@ def train_run(asked: AskedRun, *, console: Console, ending: Ending, wait: bool =
 def _overridden(file: RunFile, asked: AskedRun) -> RunConfig:
     """Return the configuration with the command line's settings, and with whole paths."""
     config = file.config
-    data, model = config.workload.data, config.workload.model
+    data = config.workload.data
     source = absolute_data(asked.data or data.source)
     if asked.data is None:
         file.check_data()
     limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
     changed: dict[str, Any] = config.to_dict()
-    workload = changed["workload"]
+    workload = changed["workload"] = placed(config.workload, sets=asked.sets).model_dump(mode="json")
     workload["data"] |= {"source": source, **{name: value for name, value in limits.items() if value is not None}}
-    workload["model"]["weights"] = None if model.weights is None else absolute_data(model.weights)
-    workload["evaluation"]["sets"] = [absolute_data(path) for path in config.workload.evaluation.sets]
     changed["seed"] = config.seed if asked.seed is None else asked.seed
     changed["total_steps"] = config.total_steps if asked.steps is None else asked.steps
     return RunConfig.model_validate(changed)
