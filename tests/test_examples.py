@@ -39,7 +39,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 
 def needs(package: str) -> None:
-    pytest.importorskip(package, reason=f"the example needs `pip install 'fastface-tuner[{package}]'`")
+    pytest.importorskip(package, reason=f"the example needs `pip install '.[{package}]'`")
 
 
 @pytest.fixture(scope="module", params=["automatic", "manual"])
