@@ -42,7 +42,7 @@ def test_relative_links_lead_to_a_file_and_a_heading(page: Path) -> None:
 
 
 def test_the_site_builds_without_a_warning_with_every_page_and_nothing_from_elsewhere(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for page in (ROOT / "docs").glob("*.md"):
