@@ -3,7 +3,6 @@
 import logging
 import re
 import runpy
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,8 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+# What the frameworks say about machines without a GPU, and about each other.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Example(SimpleNamespace):
@@ -23,8 +24,7 @@ class Example(SimpleNamespace):
 
 def run(name: str, folder: Path) -> Example:
     """Run `examples/NAME.py` as a script in `folder`."""
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the frameworks say about machines without a GPU
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(EXAMPLES)
         shown: list[str] = []
