@@ -117,8 +117,3 @@ def test_the_python_code_of_the_readme_runs() -> None:
         names: dict[str, object] = {}
         exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - our own README
         assert names["scheduler"].last_epoch == 1000  # type: ignore[attr-defined]
-
-
-def test_the_files_that_the_readme_links_exist() -> None:
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / link).exists(), link

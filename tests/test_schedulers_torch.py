@@ -149,7 +149,7 @@ def test_a_state_that_would_be_another_run_is_an_error(kind):
         (other.state_dict(), "the settings must be those of the state, but it has .*patience = 9 instead of 4"),
         (make(kind, optimizer(), loss_delay=0).state_dict(), "but it has loss_delay = 0 instead of 1; give"),
         (make(kind, optimizer(0.1, 0.2)).state_dict(), "the state has 2 param groups, the optimizer 1"),
-        ({}, "base_lrs, config, factor, pending_loss, state is missing"),
+        ({}, "added_losses, base_lrs, config, factor, pending_loss, state is missing"),
         ({**state, "state": {}}, "a whole state of the scheduler"),
     ):
         with pytest.raises(UserError, match=message):
@@ -179,6 +179,37 @@ def test_a_nonfinite_loss_raises_or_does_not_count(kind, bad):
     plain.step(1.0)
     skipping.step(1.0)
     assert skipping.state_dict() == plain.state_dict()
+
+
+@both
+@pytest.mark.parametrize("delay", [0, 1])
+def test_a_step_without_a_loss_takes_the_mean_of_the_added_ones(kind, delay):
+    whole, parts = make(kind, optimizer(), loss_delay=delay), make(kind, optimizer(), loss_delay=delay)
+    for step, loss in enumerate(losses()):
+        whole.step(loss)
+        parts.add_loss(torch.tensor(loss - 0.25, dtype=torch.float64, requires_grad=True))
+        if step % 2:  # in the middle of a step
+            state = parts.state_dict()
+            parts = make(kind, optimizer(), loss_delay=delay)
+            parts.load_state_dict(state)
+        parts.add_loss(np.float64(loss + 0.25))
+        parts.step()
+        assert parts.get_last_lr() == whole.get_last_lr()
+    assert whole.get_last_lr()[0] < 0.5
+    assert parts.last_epoch == TOTAL_STEPS
+
+
+@both
+def test_a_step_has_one_source_of_its_loss(kind):
+    scheduler = make(kind, optimizer())
+    with pytest.raises(UserError, match=rf"{kind.__name__} needs the loss of each step, but got none; use `add_loss"):
+        scheduler.step()
+    scheduler.add_loss(3.0)
+    with pytest.raises(UserError, match=r"either added or given, but .* got both"):
+        scheduler.step(3.0)
+    scheduler.step()
+    scheduler.step(3.0)
+    assert scheduler.last_epoch == 2
 
 
 def test_it_works_beside_a_grad_scaler_that_skips_steps():
@@ -251,6 +282,19 @@ def test_a_loss_on_the_device_is_read_after_the_next_one_was_sent(monkeypatch):
         scheduler.step(torch.tensor(value).as_subclass(OnDevice))
     assert FakeLate.log == [("send", 5), ("send", 4), ("read", 5), ("send", 3), ("read", 4)]
     assert scheduler.state_dict()["pending_loss"] == 3.0
+
+
+def test_losses_added_on_the_device_are_read_after_the_next_step_was_sent(monkeypatch):
+    monkeypatch.setattr(torch_adapter, "LateLoss", FakeLate)
+    FakeLate.log = []
+    scheduler = make(FastFaceLR, optimizer())
+    static = torch.zeros(1).as_subclass(OnDevice)  # overwritten each time, like the output of a CUDA graph
+    for values in ((5.0, 6.0), (4.0, 3.0)):
+        for value in values:
+            static.fill_(value)
+            scheduler.add_loss(static)
+        scheduler.step()
+    assert FakeLate.log == [("send", 5.5), ("send", 3.5), ("read", 5.5)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="reads a loss back from a CUDA device")

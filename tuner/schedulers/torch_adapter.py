@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -50,19 +51,40 @@ class LossDrivenLR(LRScheduler):
         self._late = loss_delay == 1
         self._skips_nonfinite = on_nonfinite == "skip"
         self._pending: float | LateLoss | None = None
+        self._added: float | Tensor = 0.0
+        self._num_added = 0
         self._buffers: list[LateLoss] = []
         self._state, self._factor = self._schedule.start()
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", float(group["lr"]))
         self._set_factor(self._factor)
 
-    def step(self, loss: float | Tensor) -> None:  # type: ignore[override]
+    def add_loss(self, loss: float | Tensor) -> None:
+        """Note the loss of the step under way, or of a part of it; the next `step()` takes the mean of what was noted.
+
+        It is for loops that call `step()` themselves and without a loss, such as those of Lightning and of the Trainer
+        of transformers, and for gradient accumulation. `loss` is what `step` takes. Nothing waits for a CUDA device.
+        """
+        if not isinstance(loss, Tensor):
+            part: float | Tensor = float(loss)
+        elif loss.is_cuda:
+            part = loss.detach().reshape(()).to(torch.float64, copy=True)  # it may be overwritten before the step ends
+        else:
+            part = float(loss.item())
+        self._added = self._added + part
+        self._num_added += 1
+
+    def step(self, loss: float | Tensor | None = None) -> None:
         """Take the loss of the training step that has just run, and set the LR of the next one.
 
-        `loss` is a number or a tensor of one element, of any floating type, with or without a graph. Call it once per
-        optimizer step, after it, and also where a grad scaler skipped that step. Raises `DivergedError` for a NaN or
-        infinite loss unless `on_nonfinite="skip"`; with a delay of one step, at the call after it.
+        `loss` is a number or a tensor of one element, of any floating type, with or without a graph; without it, the
+        mean of those given to `add_loss` since the last call counts. Call it once per optimizer step, after it, and
+        also where a grad scaler skipped that step. Raises `DivergedError` for a NaN or infinite loss unless
+        `on_nonfinite="skip"`; with a delay of one step, at the call after it. `UserError` where there is no loss, or
+        one beside added ones.
         """
+        if loss is None or self._num_added:
+            loss = self._mean_of_added(loss)
         due: float | LateLoss | None = loss if type(loss) is float else self._fetch(loss)
         if self._late:
             due, self._pending = self._pending, due
@@ -115,6 +137,7 @@ class LossDrivenLR(LRScheduler):
             "state": self._schedule.dump(self._state),
             "factor": self._factor,
             "pending_loss": self._pending,
+            "added_losses": [float(self._added), self._num_added],
             "base_lrs": self.base_lrs,
         }
 
@@ -124,7 +147,7 @@ class LossDrivenLR(LRScheduler):
         Raises `UserError` where the state is damaged, or of a scheduler with other settings or another number of param
         groups: going on from it would be another run.
         """
-        missing = {"config", "state", "factor", "pending_loss", "base_lrs"} - set(state_dict)
+        missing = {"config", "state", "factor", "pending_loss", "added_losses", "base_lrs"} - set(state_dict)
         if missing:
             raise UserError(f"a state of {type(self).__name__} is needed, but {', '.join(sorted(missing))} is missing")
         config, theirs = self._config(), state_dict["config"]
@@ -138,6 +161,7 @@ class LossDrivenLR(LRScheduler):
             raise UserError(f"the state has {len(base_lrs)} param groups, the optimizer {len(groups)}; make them equal")
         self._state = self._schedule.load(state_dict["state"])
         self._pending = state_dict["pending_loss"]
+        self._added, self._num_added = state_dict["added_losses"]
         for group, base_lr in zip(groups, base_lrs, strict=True):
             group["initial_lr"] = base_lr
         self._set_factor(state_dict["factor"])
@@ -146,6 +170,16 @@ class LossDrivenLR(LRScheduler):
         params = asdict(self._params)
         rule = params.pop("rule")
         return {"scheduler": self.scheduler, "loss_delay": int(self._late), **params, **rule}
+
+    def _mean_of_added(self, loss: float | Tensor | None) -> float | Tensor:
+        name = type(self).__name__
+        if loss is not None:
+            raise UserError(f"the loss of a step is either added or given, but {name} got both; leave `add_loss` out")
+        if not self._num_added:
+            raise UserError(f"{name} needs the loss of each step, but got none; use `add_loss(loss)` or `step(loss)`")
+        mean = self._added / self._num_added
+        self._added, self._num_added = 0.0, 0
+        return mean
 
     def _fetch(self, loss: float | Tensor) -> float | LateLoss:
         if not isinstance(loss, Tensor):
@@ -190,7 +224,8 @@ class FastFaceLR(LossDrivenLR):
     3. Grad scaler: call `step` each iteration, skipped or not. A scaler skips for infinite *gradients*, the loss is
        mostly finite and counts; where it is not, `on_nonfinite="skip"` is for such loops.
     4. Several processes must all pass the same loss (the reduced one), or their LRs part.
-    5. Gradient accumulation: one call per optimizer step, with the mean loss of its parts.
+    5. Gradient accumulation: `add_loss(loss)` for each part, and `step()` once per optimizer step: it takes their mean.
+       The same for a framework that calls `step()` itself, without a loss (`docs/other_loops.md`).
     6. `state_dict` restores into a fresh optimizer and goes on bit for bit; it also sets the optimizer's LRs.
 
     Reference: arXiv 2404.11118.
