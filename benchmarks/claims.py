@@ -14,6 +14,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from claims_worker import Session, Worker, one_thread
+from machine import banner
 from rich.console import Console
 
 from tuner.config.run import FaceConfig
@@ -128,7 +130,10 @@ class Bench:
 
 def _work(unit: Unit, out: Path, session: Session) -> Done:
     worker = Worker(out, unit.name, session)
-    result = unit.work(worker)
+    try:
+        result = unit.work(worker)
+    except SystemExit:  # nobody is left to hear of it, and the pool would wait for its next unit for ever
+        os._exit(1)
     path = out / "units" / unit.file
     draft = path.with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps({"result": result, "runs": worker.runs}))
@@ -164,6 +169,17 @@ def print_plan(units: Sequence[Unit], *, jobs: int) -> None:
         f"{len(units)} units, {steps:,} steps asked for, {trained:,.0f} expected to be trained: {hours:.1f} h on one "
         f"idle thread ({SECONDS_A_STEP} s a step), {hours / jobs:.1f} h in {jobs} processes"
     )
+
+
+def about(options: argparse.Namespace) -> str:
+    """Return date, hardware, versions, commit and options of a benchmark, a line each."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    given = ", ".join(f"{name} {value}" for name, value in vars(options).items() if name not in ("out", "plan"))
+    return f"{banner('torch', 'optuna', 'mlflow', 'fastface-tuner')}, commit {commit}\n\n{given}"
 
 
 def prepare_data(workload: FaceConfig) -> str:

@@ -1,6 +1,7 @@
 """What a unit of a claim benchmark works with: it asks for runs and searches, and tells how far all of it is."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import time
@@ -116,10 +117,10 @@ class Worker:
     @cached_property
     def laboratory(self) -> Laboratory:
         """Where the runs are."""
-        parent = os.getppid()
+        boss = multiprocessing.parent_process()
 
         def hear(_: TrialProgress) -> None:
-            if os.getppid() != parent:
+            if boss is not None and os.getppid() != boss.pid:
                 raise SystemExit("the benchmark that this process worked for is gone")
 
         return Laboratory(self.out, hear=hear)

@@ -22,12 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from claims import Bench, Unit, parser, prepare_data, print_plan, sharing_line
+from claims import Bench, Unit, about, parser, prepare_data, print_plan, sharing_line
 from claims_view import View
 from claims_worker import Worker, once, one_thread
 from horizons_figures import draw
 from horizons_statistics import Judged, halving_regret, judged, table
-from machine import banner
 
 from tuner.config.space_file import load_space
 from tuner.evaluations import read_evaluations
@@ -72,11 +71,11 @@ def run(options: Namespace) -> None:
     if options.plan:
         print_plan([*long, *short], jobs=options.jobs)
         return
-    print(banner("torch", "optuna", "fastface-tuner"))
+    print(about(options))
     print(prepare_data(planned_workload(plan)))
     bench = Bench(options.out, jobs=options.jobs, steps=sum(unit.steps for unit in (*long, *short)))
-    about = {name: value for name, value in vars(options).items() if name not in ("out", "plan")}
-    view = View(options.out, name="horizons", question=(__doc__ or "").splitlines()[0], params=about)
+    given = {name: value for name, value in vars(options).items() if name not in ("out", "plan")}
+    view = View(options.out, name="horizons", question=(__doc__ or "").splitlines()[0], params=given)
     at_full = bench.do(long, heard=view.add)
     firsts = {seed: at_full[unit.name]["first_loss"] for seed, unit in enumerate(long, 1)}
     at_less = bench.do(
@@ -193,10 +192,9 @@ def report(
 ) -> None:
     """Print the table, draw the figure, keep the results."""
     found: dict[str, Judged] = {name: judged(rows, values["T"]) for name, rows in values.items()}
-    about = banner("torch", "optuna", "fastface-tuner")
     sharing = bench.sharing()
     lines = [
-        about,
+        about(options),
         "",
         f"{Path(options.data).name}, T = {options.steps}, {len(chosen)} settings, {options.seeds} seeds",
     ]
@@ -205,7 +203,7 @@ def report(
     text = "\n".join([*lines, "", table(found, values["T"]), "", cut, sharing_line(sharing)]) + "\n"
     figure = draw(view.collect(METRIC_ACCURACY), found, path=options.out / "horizons.png")
     results = {
-        "about": about,
+        "about": about(options),
         "settings": [dict(each.settings) for each in chosen],
         "values": values,
         "judged": {name: vars(each) for name, each in found.items()},

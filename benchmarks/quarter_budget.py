@@ -21,10 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from claims import Bench, Unit, parser, prepare_data, print_plan, sharing_line
+from claims import Bench, Unit, about, parser, prepare_data, print_plan, sharing_line
 from claims_view import View
 from claims_worker import Found, Worker, once, one_thread
-from machine import banner
 from quarter_figures import draw, steps_to_full_loss
 from quarter_rule import FAILED, judge, verdict_table
 
@@ -77,15 +76,15 @@ def run(options: Namespace) -> None:
     if options.plan:
         print_plan([*flat, *expected], jobs=options.jobs)
         return
-    print(banner("torch", "optuna", "fastface-tuner"))
+    print(about(options))
     print(
         "\n".join(
             f"{data}: {prepare_data(planned_workload(plan_for(options, data, 'cosine')))}" for data in options.data
         )
     )
     bench = Bench(options.out, jobs=options.jobs, steps=sum(unit.steps for unit in (*flat, *expected)))
-    about = {name: value for name, value in vars(options).items() if name not in ("out", "plan")}
-    view = View(options.out, name="quarter budget", question=(__doc__ or "").splitlines()[0], params=about)
+    given = {name: value for name, value in vars(options).items() if name not in ("out", "plan")}
+    view = View(options.out, name="quarter budget", question=(__doc__ or "").splitlines()[0], params=given)
     found = bench.do(flat, heard=view.add)
     evaluations = {
         data: evaluation_units(options, data, {unit.name: Found(**found[unit.name]) for unit in units})
@@ -203,7 +202,7 @@ def report(
     values: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Print the tables, draw the figures, keep the results."""
-    results: dict[str, Any] = {"about": banner("torch", "optuna", "fastface-tuner"), "searches": found}
+    results: dict[str, Any] = {"about": about(options), "searches": found}
     lines, figures = [str(results["about"])], []
     collected = view.collect(METRIC_ACCURACY)
     methods = [

@@ -23,10 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from claims import Bench, Unit, parser, prepare_data, print_plan, sharing_line
+from claims import Bench, Unit, about, parser, prepare_data, print_plan, sharing_line
 from claims_view import View
 from claims_worker import Found, Worker, once, one_thread
-from machine import banner
 from sensitivity_figures import draw
 from sensitivity_statistics import Point, importances, levels, points, table
 
@@ -89,11 +88,11 @@ def run(options: Namespace) -> None:
     if options.plan:
         print_plan([*first, *expected], jobs=options.jobs)
         return
-    print(banner("torch", "optuna", "fastface-tuner"))
+    print(about(options))
     print(prepare_data(planned_workload(plan)))
     bench = Bench(options.out, jobs=options.jobs, steps=sum(unit.steps for unit in (*first, *expected)))
-    about = {name: value for name, value in vars(options).items() if name not in ("out", "plan")}
-    view = View(options.out, name="sensitivity", question=(__doc__ or "").splitlines()[0], params=about)
+    given = {name: value for name, value in vars(options).items() if name not in ("out", "plan")}
+    view = View(options.out, name="sensitivity", question=(__doc__ or "").splitlines()[0], params=given)
     found = bench.do(first, heard=view.add)
     best = Found(**found["search"])
     units = variation_units(options, plan, around, best=best)
@@ -176,10 +175,10 @@ def report(
     centre = {**best.settings, "base_lr": best.base_lr}
     found: dict[str, list[Point]] = points(varied, centre=centre)
     shares = importances(entries, drawn)
-    about, sharing = banner("torch", "optuna", "fastface-tuner"), bench.sharing()
+    sharing = bench.sharing()
     values = ", ".join(f"{row[0]['value']:.4f}" if row[0]["value"] is not None else "failed" for row in varied)
     head = [
-        about,
+        about(options),
         "",
         f"{options.space}, {Path(options.data).name}, {plan.steps} steps; best of {best.trials} trials: "
         f"{best.value:.4f} in the search (seed 0), {values} under seeds 1 to {options.seeds}",
@@ -189,7 +188,7 @@ def report(
     )
     figure = draw(view.collect(METRIC_ACCURACY), found, centre=centre, path=options.out / "sensitivity.png")
     results = {
-        "about": about,
+        "about": about(options),
         "best": asdict(best),
         "importances": shares,
         "random": drawn,

@@ -1,4 +1,4 @@
-"""The benchmarks of the claim: rule and statistics on made-up values, and the small forms, broken off and gone on with."""
+"""The benchmarks of the claim: rule and statistics on made-up values, and the small forms, broken off and ended."""
 
 import json
 import sys
@@ -232,7 +232,7 @@ def test_horizons_go_on_where_they_were(
     assert (tmp_path / "horizons.png").exists()
 
 
-def test_unscaled_settings_are_the_same_at_their_own_length() -> None:
+def test_unscaled_settings_are_the_same_at_their_own_length_and_keep_their_constants() -> None:
     from horizons import unscaled
 
     from tuner.schedulers.registry import defaults, resolve
@@ -241,8 +241,11 @@ def test_unscaled_settings_are_the_same_at_their_own_length() -> None:
     written = unscaled(settings, steps=600, first_loss=20.0)
     assert {"ema_window", "haar_window", "threshold", "patience_fraction"} < {*written}
     one, other = (resolve("fastface", each, total_steps=600).params for each in (settings, written))
-    assert (one.patience, one.decision_every) == (other.patience, other.decision_every)
-    assert resolve("fastface", written, total_steps=150).params.threshold == pytest.approx(10.1 / 46 * 20 / 600)
+    assert one.rule == other.rule
+    assert (one.a, one.b) == pytest.approx((other.a, other.b))
+    assert one.threshold_scale * 20.0 == pytest.approx(other.threshold_offset)
+    shorter = resolve("fastface", written, total_steps=150).params
+    assert (shorter.a, shorter.threshold_offset) == (other.a, other.threshold_offset)
 
 
 def test_a_sensitivity_goes_on_where_it_was(
