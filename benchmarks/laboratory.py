@@ -8,9 +8,11 @@ sending its trials through the very runner on a store of their own, with the rec
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,23 +22,35 @@ from torch import Tensor
 
 from tuner.config.run import RunConfig
 from tuner.curves import CurvePoint, read_curve
+from tuner.errors import DivergedError
 from tuner.names import CURVE_FILE
 from tuner.search.plan import run_key
 from tuner.stages.runner import SharedRun
 from tuner.stages.shelf import StepCounts
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Tree
-from tuner.stages.trial import plan_of, run_trial
+from tuner.stages.trial import TrialProgress, plan_of, run_trial
 
 CPU = torch.device("cpu")
 
 
+FAILURE_FILE = "failure.txt"
+COSTS_FILE = "costs.json"
+METRICS_FILE = "metrics.json"
+
+
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its metrics, and its curve on demand."""
+    """A finished run: its metrics, and its curve on demand.
+
+    `failure` says why it failed; it then has no metrics. `costs` are those of training it just now: steps executed,
+    repeated and shared with runs before it, and seconds; empty where it was there before.
+    """
 
     folder: Path
     metrics: Mapping[str, float]
+    failure: str | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def curve(self) -> list[CurvePoint]:
@@ -45,27 +59,52 @@ class Run:
 
 
 class Laboratory:
-    """Trains each distinct run once, on one store in `folder`; what was trained by an earlier call is there again."""
+    """Trains each distinct run once, on one store in `folder`; what was trained by an earlier call is there again.
 
-    def __init__(self, folder: Path) -> None:
+    A run whose loss diverges is a finished one too: it would do so again. `hear` gets each step of what is trained.
+    """
+
+    def __init__(self, folder: Path, *, hear: Callable[[TrialProgress], object] | None = None) -> None:
         self._folder = folder
         self._store = StageStore(folder / "stages")
+        self._hear = hear
         self.configs: list[RunConfig] = []
 
     def run(self, config: RunConfig) -> Run:
         """Return the finished run of a configuration."""
         if config not in self.configs:
             self.configs.append(config)
-        folder = self._folder / "runs" / run_key(config)[:24]
-        result = folder / "metrics.json"
-        if not result.exists():
+        folder, costs = self._folder / "runs" / run_key(config)[:24], dict[str, float]()
+        if not folder.exists():
             draft = self._folder / f"draft{os.getpid()}"  # another process may train the same run
-            *_, last = run_trial(config, draft, device=CPU, store=self._store, label=folder.name)
-            (draft / result.name).write_text(json.dumps(dict(last.metrics)))
+            shutil.rmtree(draft, ignore_errors=True)
+            costs = self._train(config, draft, label=folder.name)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with suppress(OSError):  # it was faster
                 draft.rename(folder)
-        return Run(folder, json.loads(result.read_text()))
+        failure = folder / FAILURE_FILE
+        reason = failure.read_text() if failure.exists() else None
+        return Run(folder, json.loads((folder / METRICS_FILE).read_text()), reason, costs)
+
+    def _train(self, config: RunConfig, folder: Path, *, label: str) -> dict[str, float]:
+        started, last = time.perf_counter(), None
+        try:
+            for last in run_trial(config, folder, device=CPU, store=self._store, label=label):
+                if self._hear is not None:
+                    self._hear(last)
+        except DivergedError as error:
+            (folder / FAILURE_FILE).write_text(str(error))
+        assert last is not None  # noqa: S101 - a run has at least one step
+        counts = last.counts
+        costs = {
+            "steps_executed": counts.executed,
+            "steps_repeated": counts.repeated,
+            "steps_shared": counts.shared,
+            "seconds": time.perf_counter() - started,
+        }
+        (folder / COSTS_FILE).write_text(json.dumps(costs))
+        (folder / METRICS_FILE).write_text(json.dumps(dict(last.metrics) if last.finished else {}))
+        return costs
 
 
 class _Recorded:
@@ -97,12 +136,14 @@ class Account:
 
     def __init__(self, folder: Path) -> None:
         self._store = StageStore(folder)
-        self._key = ""
+        self._keys: dict[float, str] = {}
 
     def book(self, config: RunConfig, run: Run, *, label: str) -> StepCounts:
-        """Enter a trial and return what it executes and shares."""
-        shelf = self._store.shelf({"base_lr": config.workload.optimizer.base_lr})
-        self._key = shelf.key
+        """Enter a trial that did not fail and return what it executes and shares."""
+        base_lr = config.workload.optimizer.base_lr
+        shelf = self._store.shelf({"base_lr": base_lr})
+        self._keys.pop(base_lr, None)
+        self._keys[base_lr] = shelf.key
         shared = SharedRun(
             plan_of(config),
             build=lambda: _Recorded(run),
@@ -114,7 +155,7 @@ class Account:
             pass
         return shared.counts
 
-    @property
-    def tree(self) -> Tree:
-        """What is known so far."""
-        return self._store.tree(self._key) if self._key else Tree()
+    def tree(self, base_lr: float | None = None) -> Tree:
+        """Return what is known so far of a base LR; of one that was not tried yet, or None: of the latest one."""
+        known = self._keys.get(-1.0 if base_lr is None else base_lr) or next(reversed(self._keys.values()), None)
+        return Tree() if known is None else self._store.tree(known)

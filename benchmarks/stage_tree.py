@@ -121,7 +121,7 @@ def search(
     found = Search([], [], [], 0.0)
     executed, asking, number = 0, 0.0, 0
     while number < trials if trials is not None else executed < (budget or 0) and number < 10 * plan.space.trials + 500:
-        tree = account.tree
+        tree = account.tree()
 
         def prospect(config: RunConfig, tree=tree) -> Prospect:  # type: ignore[no-untyped-def]
             known = forecast(tree, plan_of(config))
