@@ -119,7 +119,7 @@ def test_importance_is_optunas_own(sweep: SweepFolder, page: str) -> None:
 def test_each_bucket_keeps_its_extremes_and_its_mean(sweep: SweepFolder, page: str) -> None:
     block = data_of(page)["curves"]
     edges, row = block["edges"], block["trials"].index(0)
-    losses = read_columns(sweep.trial(0) / "curve.csv").losses
+    losses = read_columns(sweep.trial(0) / "curve.csv", ["loss"])["loss"]
     parts = [losses[first:stop] for first, stop in pairwise(edges)]
     for name, how in (("low", np.min), ("mean", np.mean), ("high", np.max)):
         drawn = floats(block[name], rows=len(block["trials"]))[row]
@@ -129,7 +129,7 @@ def test_each_bucket_keeps_its_extremes_and_its_mean(sweep: SweepFolder, page: s
 def test_the_drawn_lr_changes_are_those_of_the_curve(sweep: SweepFolder, page: str) -> None:
     block = data_of(page)["curves"]
     for number, lr in zip(block["trials"], block["lr"], strict=True):
-        lrs = read_columns(sweep.trial(number) / "curve.csv").lrs
+        lrs = read_columns(sweep.trial(number) / "curve.csv", ["lr"])["lr"]
         at = [0, *(int(step) + 1 for step in np.flatnonzero(np.diff(lrs)))]
         assert [step for step, _ in lr["changes"]] == at
         assert [value for _, value in lr["changes"]] == pytest.approx(lrs[at], rel=1e-5)

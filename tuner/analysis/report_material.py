@@ -11,7 +11,7 @@ from typing import Any, Final
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tuner.analysis.compare import ranked
+from tuner.analysis.summary import ranked
 from tuner.analysis.verdict import Verdict, judge
 from tuner.analysis.words import fixed, plain, setting_line
 from tuner.names import Setting

@@ -10,6 +10,7 @@ from typing import Any
 
 from tuner.analysis.confirmed import Contender
 from tuner.analysis.confirmed_text import short
+from tuner.analysis.words import fixed
 from tuner.config.run import RunConfig
 from tuner.errors import NoRoomError
 from tuner.names import STAGES_DIR, TRACEBACK_FILE
@@ -198,4 +199,4 @@ def _line(run: ConfirmRun, metric: str) -> str:
     if run.state == "FAIL":
         return f"{run.name}, seed {run.seed}: failed: {run.reason}"
     cost = f"{run.steps_executed} steps trained, {run.steps_shared} shared, {run.seconds:.0f} s"
-    return f"{run.name}, seed {run.seed}: {metric} {run.metrics[metric]:.4f}  {cost}"
+    return f"{run.name}, seed {run.seed}: {metric} {fixed(run.metrics[metric])}  {cost}"

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tuner.analysis.words import fixed
 from tuner.sweep.progress import PLAIN_SECONDS, Clock
 from tuner.sweep.run_folder import RunFolder, RunRecord
 from tuner.tracking.mirror import CurveMirror
@@ -143,4 +144,4 @@ class RunMirror:
 
 def shown(metrics: Mapping[str, float]) -> str:
     """Return metrics as one short line."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return ", ".join(f"{name} {fixed(value)}" for name, value in metrics.items())
