@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tuner.analysis.confirmed_plot import drawn
 from tuner.analysis.confirmed_record import confirmation_json, read_confirmation, write_confirmation
-from tuner.analysis.confirmed_text import lines, markdown, table, verdict
+from tuner.analysis.confirmed_text import grid, lines, markdown, verdict
 from tuner.errors import UserError
 
 
@@ -93,7 +93,7 @@ def test_settings_that_all_failed_have_a_sentence_and_a_table_all_the_same() -> 
 def test_table_and_lines_say_what_each_setting_is_what_it_cost_and_what_failed() -> None:
     found = confirmation(PUBLISHED, shifted(0.02), shifted(0.01), shifted(0.0), baselines=1)
     console = Console(width=80, markup=False, record=True, file=Path("out.txt").open("w"))  # noqa: SIM115
-    console.print(table(found))
+    grid(found).show(console)
     rows = [line.split() for line in console.export_text().splitlines()]
     assert ["published", "0.9000", "0.9150", "0.8945", "to", "0.9355", "-", "-", "-"] in rows
     assert any(row[:3] == ["trial", "1", "*"] and row[-4:] == ["+0.0176", "to", "+0.0224", "0.0001"] for row in rows)
@@ -101,7 +101,7 @@ def test_table_and_lines_say_what_each_setting_is_what_it_cost_and_what_failed()
     said = lines(found)
     assert said[0] == verdict(found)
     assert (
-        said[1] == "cost: 12 runs, 4000 steps trained, 10 of them again; 3210 of 7200 steps were shared (45 %); 4 min"
+        said[1] == "cost: 12 runs, 4000 steps trained, 10 of them again; 3210 of 7200 steps were shared (45 %); 4.2 min"
     )
     assert said[2].startswith("these seeds named trial 1 best of 2; corrected for that, its accuracy is 0.9350")
     assert "trial 1 (fastface, patience 1); the same run: trial 7, 9" in said

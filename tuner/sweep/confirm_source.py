@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuner.analysis.confirmed import Contender
-from tuner.analysis.confirmed_text import short
+from tuner.analysis.confirmed_text import in_words
 from tuner.analysis.words import fixed
 from tuner.config.run import RunConfig
 from tuner.errors import NoRoomError
@@ -155,7 +155,7 @@ class ConfirmSource:
             ConfirmRun(
                 number=self._runs.free_number(),
                 key=task.key,
-                name=short(contender),
+                name=in_words(contender),
                 seed=task.seed,
                 scheduler=contender.scheduler,
                 settings=contender.settings,
