@@ -97,8 +97,8 @@ def test_a_confirmed_trial_comes_before_the_best_one() -> None:
     found = find_best(folder)
     assert (found.trial.number, found.confirmed) == (1, True)
     assert "(trial 2): accuracy 0.9000" in found.sentence
-    assert "New seeds say to train with trial 1 (patience" in found.sentence
-    assert found.sentence.endswith(verdict(said))
+    assert "Train with trial 1 (fastface, patience 1): accuracy 0.9350 " in found.sentence
+    assert verdict(said) in found.sentence
     write_confirmation(folder.path, confirmation((None,) * 4, (None,) * 4))
     assert find_best(folder).trial.number == 2
     elsewhere = confirmation(PUBLISHED, *(shifted(0.02 * number) for number in range(4)), searched=(0.9,) * 5)

@@ -19,6 +19,19 @@ def verdict(confirmation: Confirmation) -> str:
     return " ".join(part for part in parts if part)
 
 
+def headline(confirmation: Confirmation) -> str:
+    """Return which setting to train with, and its mean under the new seeds, in a sentence."""
+    best = confirmation.best
+    mean = None if best is None else confirmation.findings.means[best]
+    if best is None or mean is None:
+        return "No setting trained to its end with a new seed."
+    contender = confirmation.contenders[best]
+    what = f"the published setting of {contender.scheduler}" if contender.role == "published" else in_words(contender)
+    span = "" if mean.interval is None else f" ({_LEVEL}: {_span(mean.interval)})"
+    value = f"{confirmation.metric.replace('_', ' ')} {fixed(mean.mean)}{span}"
+    return f"Train with {what}: {value} with {count(len(confirmation.seeds), 'new seed')}."
+
+
 def lines(confirmation: Confirmation) -> list[str]:
     """Return what stands below the table: the verdict, what it cost, what failed, and what else there is to know."""
     cost, found = confirmation.cost, confirmation.findings

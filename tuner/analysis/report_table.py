@@ -1,10 +1,7 @@
-"""Tables of a report: all trials, those that failed, and the best setting as YAML."""
+"""Tables of a report: all trials, and those that failed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import yaml
 
 from tuner.analysis.report_curves import ThinCurve
 from tuner.analysis.report_material import Material
@@ -67,17 +64,6 @@ def failures(material: Material, unreadable: Mapping[int, str]) -> list[tuple[in
     failed = [(r.number, setting_line(r.params), r.reason or "") for r in material.records if r.state == "FAIL"]
     settings = {record.number: setting_line(record.params) for record in material.records}
     return sorted([*failed, *((number, settings[number], reason) for number, reason in unreadable.items())])
-
-
-def setting_yaml(record: TrialRecord, *, steps: int, seed: int) -> str:
-    """Return a trial's setting as the part of a run's configuration that the search decided, with its length."""
-    run: dict[str, Any] = {
-        "scheduler": {"name": record.scheduler, "settings": dict(record.settings)},
-        "workload": {"optimizer": {"base_lr": record.base_lr}},
-        "total_steps": steps,
-        "seed": seed,
-    }
-    return yaml.safe_dump(run, sort_keys=False, allow_unicode=True)
 
 
 def _words(text: str) -> Cell:

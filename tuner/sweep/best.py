@@ -6,10 +6,9 @@ import yaml
 
 from tuner.analysis.confirmed import Confirmation
 from tuner.analysis.confirmed_record import read_confirmation
-from tuner.analysis.confirmed_text import verdict
+from tuner.analysis.confirmed_text import headline, verdict
 from tuner.analysis.snippet import comment
 from tuner.analysis.verdict import judge
-from tuner.analysis.words import setting_line
 from tuner.config.run import RunConfig, SchedulerConfig
 from tuner.errors import UserError
 from tuner.names import CONFIRM_FILE
@@ -70,11 +69,10 @@ def best_of(ledger: Ledger, folder: SweepFolder, confirmation: Confirmation | No
         return None
     objective = plan.space.objective
     found = judge(records, metric=objective.metric, maximize=objective.maximize)
-    sentence = f"{folder.read().name}: {found.headline}"
+    said = found.headline
     if confirmation is not None and named is not None:
-        sentence += (
-            f" New seeds say to train with trial {named} ({setting_line(trial.params)}). {verdict(confirmation)}"
-        )
+        said = f"{headline(confirmation)} {verdict(confirmation)} In the search: {said}"
+    sentence = f"{folder.read().name}: {said}"
     return Best(trial=trial, config=_run_of(plan, trial), confirmed=named is not None, sentence=sentence)
 
 
@@ -102,7 +100,9 @@ def for_real_run(config: RunConfig, *, steps: int | None = None, loss_scale: flo
 
 def run_yaml(config: RunConfig, *, about: str, file: str) -> str:
     """Return a run as YAML that `fastface-tuner train` takes, under comments that say what it is and what it is for."""
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    settings = config.to_dict()
+    what_was_sought = {name: settings.pop(name) for name in ("scheduler", "total_steps")}
+    text = yaml.safe_dump({**what_was_sought, **settings}, sort_keys=False, allow_unicode=True)
     return f"{comment(about)}\n{_HOW.format(file=file)}{text}"
 
 
