@@ -13,7 +13,8 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from tuner.analysis.compare import as_rows
+from tuner.analysis.compare import as_row
+from tuner.analysis.summary import ranked
 from tuner.names import EXPERIMENT, TRACKING_URI_VARIABLE
 from tuner.search.ledger import Ledger
 from tuner.stages.files import ROW_BYTES, STEPS_FILE
@@ -120,7 +121,7 @@ class Place:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table without times, ids, and steps that were trained again."""
-        table = as_rows(self.records(), maximize=True)
+        table = [as_row(record) for record in ranked(self.records(), maximize=True)]
         for row in table:
             row["steps_executed"] -= row.pop("steps_repeated")
             del row["seconds"], row["run_id"]

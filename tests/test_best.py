@@ -1,6 +1,5 @@
 """`fastface-tuner best`: a setting that trains, continues in the next sweep, runs as code, and can be registered."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from made_confirmation import PUBLISHED, confirmation, shifted
 from made_sweep import SPACE, make_sweep
 from mlflow import MlflowClient, artifacts
 from mlflow.entities import Metric
 from typer.testing import CliRunner, Result
 
-from tuner.analysis.answer import answer
+from tuner.analysis.confirmed_record import write_confirmation
+from tuner.analysis.confirmed_text import verdict
 from tuner.cli.main import app
 from tuner.config.run import RunConfig
 from tuner.config.space_check import check_space
@@ -70,7 +71,7 @@ def test_the_best_is_written_as_the_run_that_the_sweep_made() -> None:
     assert config.workload.optimizer.base_lr == record.base_lr
     text = run("first").stdout
     assert "trial 2" in text
-    assert "0.6000 of trial 0" in text.replace("\n# ", " ")
+    assert "published setting of fastface (0.6000, trial 0)" in text.replace("\n# ", " ")
     assert "fastface-tuner train FILE" in text
 
 
@@ -91,14 +92,20 @@ def test_a_longer_run_keeps_the_shape_of_the_schedule() -> None:
 
 def test_a_confirmed_trial_comes_before_the_best_one() -> None:
     folder = make_sweep(Path("sweeps/first"), [0.6, 0.7, 0.9])
-    (folder.path / "confirm.json").write_text(json.dumps({"best_trial": 1}))
+    said = confirmation(PUBLISHED, shifted(0.02), shifted(-0.02))
+    write_confirmation(folder.path, said)
     found = find_best(folder)
     assert (found.trial.number, found.confirmed) == (1, True)
-    assert "trial 2" in found.sentence
-    assert "New seeds say to train with trial 1" in found.sentence
-    (folder.path / "confirm.json").write_text(json.dumps({"best_trial": None}))
+    assert "(trial 2): accuracy 0.9000" in found.sentence
+    assert "Train with trial 1 (fastface, patience 1): accuracy 0.9350 " in found.sentence
+    assert verdict(said) in found.sentence
+    write_confirmation(folder.path, confirmation((None,) * 4, (None,) * 4))
     assert find_best(folder).trial.number == 2
-    for damaged in ("{", "{}", '{"best_trial": "x"}', '{"best_trial": 9}', "[]"):
+    elsewhere = confirmation(PUBLISHED, *(shifted(0.02 * number) for number in range(4)), searched=(0.9,) * 5)
+    write_confirmation(folder.path, elsewhere)
+    with pytest.raises(UserError, match="names trial 4, which the sweep does not have"):
+        find_best(folder)
+    for damaged in ("{", "{}", "[]"):
         (folder.path / "confirm.json").write_text(damaged)
         with pytest.raises(UserError, match=r"confirm\.json"):
             find_best(folder)
@@ -163,22 +170,6 @@ def test_other_bad_input_costs_one_line() -> None:
         run("first", "--register", "faces", "--steps", "50")
     with pytest.raises(UserError, match=r"mlflow\.db is not there"):
         run("first", "--register", "faces", "--tracking-uri", "sqlite:///none/mlflow.db")
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ([0.5, 0.9], "The best of 2 trials is trial 1, fastface, patience 0.195, decay factor 4: accuracy 0.9000, "
-                     "against 0.5000 of trial 0, the reference setting."),
-        ([0.9, 0.5], "The best of 2 trials is trial 0, the reference setting: accuracy 0.9000."),
-        (["why"], "No trial has finished; the first failed: why"),
-        ([], "No trial has finished."),
-    ],
-)  # fmt: skip
-def test_the_answer_is_a_sentence(values: list[float | str | None], text: str) -> None:
-    folder = make_sweep(Path("first"), values)
-    records = Ledger.open(folder.journal, read_only=True).trials()
-    assert answer(records, metric="accuracy", maximize=True) == text
 
 
 def tracked_sweep(uri: str, *, store: Path | None) -> tuple[SweepFolder, str, MlflowClient]:

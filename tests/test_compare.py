@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from tuner.analysis.collected import CollectedSweep, Shown
-from tuner.analysis.compare import as_rows, trial_grid
+from tuner.analysis.compare import trial_grid
 from tuner.analysis.recorded_files import RecordedFiles
 from tuner.analysis.summary import ranked
 from tuner.cli.main import app
@@ -55,7 +55,7 @@ def data(*words: str) -> Any:
 @pytest.mark.parametrize(("maximize", "order"), [(True, [2, 0, 3, 1]), (False, [0, 3, 2, 1])])
 def test_the_best_comes_first_the_earlier_of_equals_and_failures_last(maximize: bool, order: list[int]) -> None:
     records = [trial(0, 0.5, {}), trial(1, None, {}, reason="broke"), trial(2, 0.9, {}), trial(3, 0.5, {})]
-    assert [row["trial"] for row in as_rows(records, maximize=maximize)] == order
+    assert [record.number for record in ranked(records, maximize=maximize)] == order
 
 
 def test_five_parameters_fit_eighty_columns_uncut() -> None:

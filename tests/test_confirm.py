@@ -14,8 +14,10 @@ import pytest
 from fake_confirm import STEPS, Actor, confirmed, made
 from mirrored import trial_runs
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 from tuner.analysis.confirmed_record import read_confirmation
+from tuner.cli.main import app
 from tuner.curves import read_curve
 from tuner.errors import SweepStoppedError, UserError
 from tuner.names import CACHE_VARIABLE, TRACKING_URI_VARIABLE
@@ -130,6 +132,11 @@ def test_what_mlflow_missed_is_sent_when_it_is_back(sweep: SweepFolder, tmp_path
     assert found.group_run_id is None
     assert not database.exists()
     (tmp_path / "away.db").rename(database)
+    left = CliRunner().invoke(app, ["sync", str(sweep.path)])
+    assert left.exit_code == 1
+    assert (
+        "4 runs of the confirmation; send them with the command that made them: fastface-tuner confirm" in left.stderr
+    )
     confirmed(sweep, top=1, seeds=2)
     assert len(Actor.begun) == 4
     runs = trial_runs(MlflowClient(uri), group_of(sweep))

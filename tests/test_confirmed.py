@@ -4,58 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_confirmation import PUBLISHED, confirmation, shifted
 from rich.console import Console
 
-from tuner.analysis.confirmed import Confirmation, Contender, Cost, Role
 from tuner.analysis.confirmed_plot import drawn
 from tuner.analysis.confirmed_record import confirmation_json, read_confirmation, write_confirmation
-from tuner.analysis.confirmed_text import lines, markdown, table, verdict
+from tuner.analysis.confirmed_text import grid, lines, markdown, verdict
 from tuner.errors import UserError
-
-PUBLISHED = (0.90, 0.91, 0.93, 0.92)
-
-
-def confirmation(
-    *rows: tuple[float | None, ...],
-    searched: tuple[float | None, ...] = (0.90, 0.95, 0.94),
-    baselines: int = 0,
-    maximize: bool = True,
-) -> Confirmation:
-    """Return one of the published setting, of trials 1, 2, ... and in the end of baselines."""
-    contenders = []
-    for number in range(len(rows)):
-        baseline = number >= len(rows) - baselines
-        role: Role = "published" if number == 0 else "baseline" if baseline else "chosen"
-        name = {"published": "published", "baseline": "cosine", "chosen": f"trial {number}"}[role]
-        contenders.append(
-            Contender(
-                role=role,
-                name=name,
-                scheduler="cosine" if baseline else "fastface",
-                settings={"patience": 10 + number},
-                base_lr=0.1,
-                trial=None if baseline else number,
-                params={} if role != "chosen" else {"patience": number},
-                same_as=(7, 9) if number == 1 else (),
-                searched=None if baseline else searched[number],
-            )
-        )
-    return Confirmation(
-        sweep="first",
-        metric="accuracy",
-        maximize=maximize,
-        steps=600,
-        search_seed=0,
-        seeds=tuple(range(1, 1 + len(rows[0]))),
-        contenders=tuple(contenders),
-        values=rows,
-        cost=Cost(runs=12, steps=7200, executed=4000, repeated=10, shared=3210, seconds=250.0),
-        failures=("trial 2 failed with seed 3: the loss must stay finite",),
-    )
-
-
-def shifted(by: float, *, noise: float = 0.001) -> tuple[float, ...]:
-    return tuple(value + by + noise * sign for value, sign in zip(PUBLISHED, (1, -1, -1, 1), strict=True))
 
 
 def test_a_setting_that_is_better_is_called_so_with_its_corrected_interval_and_the_luck_of_the_search() -> None:
@@ -138,7 +93,7 @@ def test_settings_that_all_failed_have_a_sentence_and_a_table_all_the_same() -> 
 def test_table_and_lines_say_what_each_setting_is_what_it_cost_and_what_failed() -> None:
     found = confirmation(PUBLISHED, shifted(0.02), shifted(0.01), shifted(0.0), baselines=1)
     console = Console(width=80, markup=False, record=True, file=Path("out.txt").open("w"))  # noqa: SIM115
-    console.print(table(found))
+    grid(found).show(console)
     rows = [line.split() for line in console.export_text().splitlines()]
     assert ["published", "0.9000", "0.9150", "0.8945", "to", "0.9355", "-", "-", "-"] in rows
     assert any(row[:3] == ["trial", "1", "*"] and row[-4:] == ["+0.0176", "to", "+0.0224", "0.0001"] for row in rows)
@@ -146,7 +101,7 @@ def test_table_and_lines_say_what_each_setting_is_what_it_cost_and_what_failed()
     said = lines(found)
     assert said[0] == verdict(found)
     assert (
-        said[1] == "cost: 12 runs, 4000 steps trained, 10 of them again; 3210 of 7200 steps were shared (45 %); 4 min"
+        said[1] == "cost: 12 runs, 4000 steps trained, 10 of them again; 3210 of 7200 steps were shared (45 %); 4.2 min"
     )
     assert said[2].startswith("these seeds named trial 1 best of 2; corrected for that, its accuracy is 0.9350")
     assert "trial 1 (fastface, patience 1); the same run: trial 7, 9" in said

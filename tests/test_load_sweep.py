@@ -1,10 +1,12 @@
 """`tuner.load_sweep`: tables that say what the ledger and the files say, and an example that runs."""
 
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_sweep import falling, make_sweep
@@ -43,6 +45,12 @@ def test_curves_are_tidy_and_exact(sweep: LoadedSweep) -> None:
     assert curve["detector_response"].isna().all()
     assert list(sweep.curves) == ["trial", *curve]
     assert sweep.curves.groupby("trial").size().to_dict() == dict.fromkeys(range(4), 100)
+
+
+def test_losses_are_those_of_the_file_to_the_last_bit() -> None:
+    losses = [*np.random.default_rng(0).lognormal(0, 3, 98).tolist(), math.inf, math.nan]
+    made = make_sweep(Path("sweeps/first"), [0.6], losses=lambda *_: losses)
+    assert np.array_equal(tuner.load_sweep(made.path).curve(0)["loss"], losses, equal_nan=True)
 
 
 def test_evaluations_are_one_row_each(sweep: LoadedSweep) -> None:

@@ -15,10 +15,13 @@ import optuna
 import plotly.graph_objects
 import pytest
 import yaml
+from made_confirmation import PUBLISHED, confirmation, shifted
 from mlflow import MlflowClient
 from simulated_sweep import PARENT, SEVERAL, make_sweep, write_curve
 from typer.testing import CliRunner
 
+from tuner.analysis.confirmed_record import write_confirmation
+from tuner.analysis.confirmed_text import lines, verdict
 from tuner.analysis.curve_columns import read_columns
 from tuner.analysis.importance import importances
 from tuner.analysis.report_contour import smooth
@@ -72,7 +75,8 @@ def test_it_opens_with_the_answer_and_the_best_setting_which_can_be_run(sweep: S
     headline = re.search(r"<h1>(.*?)</h1>", page, re.DOTALL)
     assert headline
     assert f"(trial {best.number}): accuracy {best.value:.4f}" in headline[1]
-    setting = re.search(r'<pre id="best-yaml">(.*?)</pre>', page, re.DOTALL)
+    assert f"<code>fastface-tuner confirm {sweep.path}</code>" in page
+    setting = re.search(r'<pre id="run">(.*?)</pre>', page, re.DOTALL)
     assert setting
     config = RunConfig.model_validate(yaml.safe_load(unescape(setting[1])))
     assert config.scheduler.settings == best.settings
@@ -95,6 +99,11 @@ def test_every_figure_is_one_that_plotly_takes(page: str) -> None:
         "decays",
         "sharing",
     } <= (figures.keys())
+    hand_to_plotly(figures)
+
+
+def hand_to_plotly(figures: Mapping[str, Any]) -> None:
+    """Fail for a figure that plotly does not take."""
     text = json.dumps(figures)
     for role in set(re.findall(r'"@scale-\w+"', text)):
         text = text.replace(role, '"Blues"')
@@ -119,7 +128,7 @@ def test_importance_is_optunas_own(sweep: SweepFolder, page: str) -> None:
 def test_each_bucket_keeps_its_extremes_and_its_mean(sweep: SweepFolder, page: str) -> None:
     block = data_of(page)["curves"]
     edges, row = block["edges"], block["trials"].index(0)
-    losses = read_columns(sweep.trial(0) / "curve.csv").losses
+    losses = read_columns(sweep.trial(0) / "curve.csv", ["loss"])["loss"]
     parts = [losses[first:stop] for first, stop in pairwise(edges)]
     for name, how in (("low", np.min), ("mean", np.mean), ("high", np.max)):
         drawn = floats(block[name], rows=len(block["trials"]))[row]
@@ -129,7 +138,7 @@ def test_each_bucket_keeps_its_extremes_and_its_mean(sweep: SweepFolder, page: s
 def test_the_drawn_lr_changes_are_those_of_the_curve(sweep: SweepFolder, page: str) -> None:
     block = data_of(page)["curves"]
     for number, lr in zip(block["trials"], block["lr"], strict=True):
-        lrs = read_columns(sweep.trial(number) / "curve.csv").lrs
+        lrs = read_columns(sweep.trial(number) / "curve.csv", ["lr"])["lr"]
         at = [0, *(int(step) + 1 for step in np.flatnonzero(np.diff(lrs)))]
         assert [step for step, _ in lr["changes"]] == at
         assert [value for _, value in lr["changes"]] == pytest.approx(lrs[at], rel=1e-5)
@@ -169,6 +178,33 @@ def test_several_schedulers_with_parameters_of_their_own(tmp_path: Path) -> None
     assert "against published" in page
 
 
+def test_what_new_seeds_said_comes_before_what_the_search_thought(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path / "made", trials=4)
+    said = confirmation(PUBLISHED, shifted(0.02), (*PUBLISHED[:3], None), shifted(0.0), baselines=1)
+    write_confirmation(folder.path, said)
+    made = make_report(report_material(folder))
+    assert made.opening.headline.startswith("Train with trial 1 (fastface, patience 1): accuracy 0.9350 (95 %: ")
+    assert made.opening.doubt == verdict(said)
+    page = unescape(made.page)
+    opening, section = (
+        page.split(f'<section id="{name}">')[1].split("</section>")[0] for name in ("answer", "confirmed")
+    )
+    assert "fastface-tuner confirm" not in opening
+    assert "In the search: The best setting is" in opening
+    config = RunConfig.model_validate(yaml.safe_load(opening.split('<pre id="run">')[1].split("</pre>")[0]))
+    assert config.scheduler.settings == Ledger.open(folder.journal, read_only=True).trials()[1].settings
+    for line in lines(said):
+        assert line in section
+    for cell in ("trial 1 *", "0.9133 (n=3)", "cosine"):
+        assert f"<td>{cell}</td>" in section
+    figures = data_of(made.page)["figures"]
+    assert [len(trace["x"]) for trace in figures["confirmed"]["data"][1:]] == [15, 4, 3]
+    hand_to_plotly(figures)
+    missing_all = confirmation((None,) * 2, (None,) * 2)
+    write_confirmation(folder.path, missing_all)
+    assert "No setting trained to its end with a new seed." in page_of(folder)
+
+
 def test_a_trial_alone(tmp_path: Path) -> None:
     page = page_of(make_sweep(tmp_path / "one", trials=1))
     assert "only setting that came to an end" in page
@@ -187,7 +223,7 @@ def test_a_sweep_in_which_all_failed(tmp_path: Path) -> None:
     page = page_of(make_sweep(tmp_path / "failed", trials=3, failing=[0, 1, 2], reason="no room for the batch"))
     assert "No trial came to an end; the first failed because: no room for the batch." in page
     assert missing(page).keys() >= {"progress", "importance", "slices", "contour", "parallel"}
-    assert "best-yaml" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert 'id="run"' not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
 
 
 def test_a_sweep_at_its_first_trial_and_one_without_any(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from typing import Literal
 
 import pytest
 from browser import Heard, chromium, opened, running
+from made_confirmation import PUBLISHED, confirmation, shifted
 from playwright.sync_api import Browser
 from simulated_sweep import SEVERAL, make_sweep
 
+from tuner.analysis.confirmed_record import write_confirmation
 from tuner.analysis.report_page import make_report
 from tuner.sweep.report import report_material
 
@@ -34,6 +36,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_sweep(tmp_path_factory.mktemp("browser") / "made", trials=16, failing=[5])
+    write_confirmation(folder.path, confirmation(PUBLISHED, shifted(0.02), shifted(0.01), shifted(0.0), baselines=1))
     return written(folder.path / "report.html", make_report(report_material(folder)).page)
 
 
@@ -58,7 +61,7 @@ def test_every_figure_is_drawn_in_its_theme_and_fits(
 ) -> None:
     with opened(browser, report, width=width, theme=theme, heard=heard) as page:
         plots = page.locator(".plot")
-        assert plots.count() >= 13
+        assert plots.count() >= 14
         for place in range(plots.count()):
             drawn = plots.nth(place).locator(
                 ".main-svg .trace, .main-svg .hm image, .main-svg .contour, .main-svg .scatter"

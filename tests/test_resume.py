@@ -15,7 +15,8 @@ from forked_sweep import SPACE, recorded
 from mirrored import read_mirrored_curve
 from mlflow import MlflowClient
 
-from tuner.analysis.compare import as_rows
+from tuner.analysis.compare import as_row
+from tuner.analysis.summary import ranked
 from tuner.config.space_file import space_from_text
 from tuner.curves import read_curve
 from tuner.errors import UserError
@@ -104,7 +105,7 @@ def whole(forked: dict[str, tuple[Workplace, int]]) -> Workplace:
 
 def assert_same(broken: Workplace, whole: Workplace, *, shared: bool = True) -> None:
     """Assert that the tables are the same but for times and steps trained again, and so is each file of each trial."""
-    tables = [as_rows(each.records, maximize=True) for each in (broken, whole)]
+    tables = [[as_row(record) for record in ranked(each.records, maximize=True)] for each in (broken, whole)]
     for row, expected in zip(*tables, strict=True):
         for name in ("seconds", "run_id"):
             row.pop(name), expected.pop(name)

@@ -324,7 +324,7 @@ def test_the_table_for_people_names_what_was_searched(
     monkeypatch.setenv("COLUMNS", "160")
     outcome = command("compare", str(smoke.folder))
     assert outcome.code == 0
-    for heading in ("trial", "accuracy", "patience", "trained", "shared", "0*", "* reference setting"):
+    for heading in ("trial", "accuracy", "patience", "trained", "shared", "0*", "* published setting"):
         assert heading in " ".join(outcome.out.split())
 
 

@@ -31,6 +31,7 @@ from tuner.names import EXPERIMENT, TAG_FOLDER, TAG_KIND
 from tuner.stages.store import StageStore
 from tuner.stages.trial import run_trial
 from tuner.sweep.ending import Ending
+from tuner.sweep.folder import find_sweep
 from tuner.sweep.run_folder import RunFolder, RunRecord
 from tuner.sweep.single import AskedRun, train_run
 from tuner.sweep.single_session import Session
@@ -88,6 +89,10 @@ def broken_off(at: int, monkeypatch: pytest.MonkeyPatch, config: str, **asked: A
 
 def command(*words: str) -> Any:
     return CliRunner().invoke(app, ["train", *words])
+
+
+def sync(*words: str) -> Any:
+    return CliRunner().invoke(app, ["sync", *words])
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -180,9 +185,13 @@ def test_mlflow_has_one_run_with_curve_settings_data_and_artifacts(uri: str) -> 
 def test_a_store_that_is_away_holds_nothing_up_and_gets_the_rest_later(
     monkeypatch: pytest.MonkeyPatch, uri: str, tmp_path: Path
 ) -> None:
-    from tuner.sweep import single_session
+    from tuner.sweep import single_session, single_view
 
     broken_off(7, monkeypatch, written())
+    with pytest.raises(UserError, match=r"unfinished; go on with it: fastface-tuner train runs/tiny/config\.yaml"):
+        raise sync("runs/tiny").exception
+    with pytest.raises(UserError, match=r"single run; .*: fastface-tuner train runs/tiny/config\.yaml"):
+        find_sweep("runs/tiny")
     run_id = RunFolder(Path("runs/tiny")).read().run_id
     assert MlflowClient(uri).get_run(run_id).info.status == "KILLED"
     database, aside = tmp_path / "mlflow.db", tmp_path / "aside.db"
@@ -191,9 +200,14 @@ def test_a_store_that_is_away_holds_nothing_up_and_gets_the_rest_later(
     folder, record, said = train("tiny.yaml")
     assert (record.state, record.mirrored) == ("finished", False)
     assert "send it with: fastface-tuner train runs/tiny/config.yaml" in said
+    with monkeypatch.context() as patch:
+        patch.setattr(single_view, "LAST_SENDING_SECONDS", 0.2)
+        assert sync("runs/tiny").exit_code == 1
     aside.rename(database)
-    _, record, said = train("tiny.yaml")
+    assert sync("runs/tiny").exit_code == 0
+    record = folder.read()
     assert (record.mirrored, record.run_id) == (True, run_id)
+    assert sync("runs/tiny").stdout == "nothing to send\n"
     assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
     assert read_mirrored_curve(MlflowClient(uri), record.run_id) == read_curve(folder.path / "curve.csv")
 

@@ -7,33 +7,15 @@ from typing import Any
 
 from tuner.analysis.collected import CollectedSweep, Shown
 from tuner.analysis.grid import Column, Grid
-from tuner.analysis.summary import Summary, ranked
+from tuner.analysis.summary import Summary
 from tuner.analysis.target import Target
+from tuner.analysis.words import fixed, own_line, plain, short
 from tuner.names import Setting
 from tuner.trials import TrialRecord
-
-__all__ = [
-    "as_row",
-    "as_rows",
-    "differing",
-    "in_words",
-    "ranked",
-    "setting_text",
-    "short",
-    "sweep_grid",
-    "title_of",
-    "trial_grid",
-    "without_repeated_names",
-]
 
 SCHEDULER = "scheduler"
 _PARAMETER, _COST, _TIME, _SHARED = 1, 2, 3, 4
 """Ranks of columns: what is left out first where a terminal is narrow comes last."""
-
-
-def as_rows(records: Sequence[TrialRecord], *, maximize: bool) -> list[dict[str, Any]]:
-    """Return the ranked trials as JSON-like rows."""
-    return [as_row(record) for record in ranked(records, maximize=maximize)]
 
 
 def as_row(record: TrialRecord) -> dict[str, Any]:
@@ -72,12 +54,12 @@ def trial_grid(shown: Sequence[Shown], *, title: str = "", target: Target | None
     columns = [
         *([Column("sweep", [each.sweep.name for each in shown], kind="name")] if len(sweeps) > 1 else []),
         Column("trial", [f"{trial.number}{'*' if trial.reference else ' '}" for trial in trials]),
-        Column(" or ".join(metrics) or "value", ["-" if t.value is None else f"{t.value:.4f}" for t in trials]),
+        Column(" or ".join(metrics) or "value", [_value(trial.value) for trial in trials]),
         *(
-            Column(_words(name), [short(_settings_of(trial).get(name)) for trial in trials], _PARAMETER)
+            Column(plain(name), [short(_settings_of(trial).get(name)) for trial in trials], _PARAMETER)
             for name in shared
         ),
-        *([Column("setting", [_own(trial, own) for trial in trials], _PARAMETER)] if own else []),
+        *([Column("setting", [own_line(trial.params, own) for trial in trials], _PARAMETER)] if own else []),
         *([Column("steps to target", [_count(each.target_steps) for each in shown])] if target else []),
         Column("trained", [str(trial.steps_executed) for trial in trials], _COST),
         Column("shared", [str(trial.steps_shared) for trial in trials], _SHARED),
@@ -172,19 +154,6 @@ def differing(settings: Sequence[Mapping[str, Setting]], searched: Sequence[Mapp
     return sorted(found, key=lambda name: name != SCHEDULER)
 
 
-def short(value: Setting | None) -> str:
-    """Return a value to three digits, nothing for None."""
-    if value is None:
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def setting_text(trial: TrialRecord) -> str:
-    """Return what was searched of a trial's setting in words: "fastface, patience 0.08, decay factor 4"."""
-    words = [f"{_words(name.rpartition('.')[2])} {short(value)}" for name, value in trial.params.items()]
-    return ", ".join([trial.scheduler, *(word for word in words if not word.startswith(f"{SCHEDULER} "))])
-
-
 def _settings_of(trial: TrialRecord) -> Mapping[str, Setting]:
     """Return what was searched, and what else stood fixed."""
     known: dict[str, Setting] = {SCHEDULER: trial.scheduler} if trial.scheduler else {}
@@ -193,23 +162,13 @@ def _settings_of(trial: TrialRecord) -> Mapping[str, Setting]:
     return {**trial.settings, **known, **trial.params}
 
 
-def _own(trial: TrialRecord, names: Sequence[str]) -> str:
-    """Return the parameters of the trial's own scheduler, without its name."""
-    mine = {name.partition(".")[2]: trial.params[name] for name in names if name in trial.params}
-    return ", ".join(f"{_words(name)} {short(mine[name])}" for name in mine)
-
-
 def _caption(varied: Sequence[str], trials: Sequence[TrialRecord]) -> list[str]:
     parts = ["trained, shared: training steps"]
     if any(name.endswith("_fraction") for name in varied):
         parts.append("windows and patience: fractions of the run; threshold: of the first loss over the run")
     if any(trial.reference for trial in trials):
-        parts.append("* reference setting")
+        parts.append("* published setting")
     return parts
-
-
-def _words(name: str) -> str:
-    return name.removesuffix("_fraction").replace("_", " ")  # in words, so that a narrow terminal can break them
 
 
 def _judged(sweep: CollectedSweep) -> str:
@@ -217,11 +176,11 @@ def _judged(sweep: CollectedSweep) -> str:
 
 
 def _value(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else fixed(value)
 
 
 def _range(ends: tuple[float, float] | None) -> str:
-    return "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+    return "-" if ends is None else f"{fixed(ends[0])} to {fixed(ends[1])}"
 
 
 def _count(steps: int | None) -> str:

@@ -1,18 +1,35 @@
 """A confirmation in words and as a table."""
 
-from rich.table import Table
+from dataclasses import replace
+from typing import Final
 
-from tuner.analysis.confirmation import LEVEL, Interval
+from tuner.analysis.confirmation import LEVEL, Gain, Interval, Mean
 from tuner.analysis.confirmed import Confirmation, Contender
-from tuner.names import Setting
+from tuner.analysis.grid import Column, Grid
+from tuner.analysis.words import brief_duration, count, fixed, setting_line
 
-_LEVEL = f"{100 * LEVEL:.0f} %"
+_LEVEL: Final = f"{100 * LEVEL:.0f} %"
+_SEARCH, _SPREAD, _P = 1, 2, 3
+"""Ranks of columns: what is left out first where a terminal is narrow comes last."""
 
 
 def verdict(confirmation: Confirmation) -> str:
     """Return what was found, in a sentence or three."""
     parts = [_winner(confirmation), _luck(confirmation), _baseline(confirmation)]
     return " ".join(part for part in parts if part)
+
+
+def headline(confirmation: Confirmation) -> str:
+    """Return which setting to train with, and its mean under the new seeds, in a sentence."""
+    best = confirmation.best
+    mean = None if best is None else confirmation.findings.means[best]
+    if best is None or mean is None:
+        return "No setting trained to its end with a new seed."
+    contender = confirmation.contenders[best]
+    what = f"the published setting of {contender.scheduler}" if contender.role == "published" else in_words(contender)
+    span = "" if mean.interval is None else f" ({_LEVEL}: {_span(mean.interval)})"
+    value = f"{confirmation.metric.replace('_', ' ')} {fixed(mean.mean)}{span}"
+    return f"Train with {what}: {value} with {count(len(confirmation.seeds), 'new seed')}."
 
 
 def lines(confirmation: Confirmation) -> list[str]:
@@ -22,7 +39,7 @@ def lines(confirmation: Confirmation) -> list[str]:
     again = f", {cost.repeated} of them again" if cost.repeated else ""
     said = [
         verdict(confirmation),
-        f"cost: {cost.runs} runs, {cost.executed} steps trained{again}; {shared}; {_time(cost.seconds)}",
+        f"cost: {cost.runs} runs, {cost.executed} steps trained{again}; {shared}; {brief_duration(cost.seconds)}",
     ]
     winner = found.winner
     if winner is not None and winner.corrected_value is not None and len(confirmation.chosen) > 1:
@@ -35,88 +52,51 @@ def lines(confirmation: Confirmation) -> list[str]:
     return [*said, *settings, *confirmation.failures, *confirmation.notes]
 
 
-def table(confirmation: Confirmation) -> Table:
-    """Return the settings as a terminal table: what the search saw, the mean of the new seeds, and the difference."""
-    view = Table(
-        title=_title(confirmation),
-        caption=_caption(confirmation),
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        pad_edge=False,
-        collapse_padding=True,
-        header_style="bold",
-    )
-    for number, heading in enumerate(_HEADINGS):
-        view.add_column(heading, justify="left" if number == 0 else "right", min_width=max(map(len, heading.split())))
-    for row in _rows(confirmation):
-        view.add_row(*row)
-    return view
+def grid(confirmation: Confirmation) -> Grid:
+    """Return the settings as a table: what the search saw, the mean of the new seeds, and the gain over the published.
+
+    A setting to train with is marked with a star.
+    """
+    found, rows = confirmation.findings, list(enumerate(confirmation.contenders))
+    means, gains = found.means, found.gains
+    marks = [" *" if row == confirmation.best else "" for row, _ in rows]
+    columns = [
+        Column("setting", [f"{each.name}{marks[row]}" for row, each in rows], kind="name"),
+        Column("search", ["-" if each.searched is None else fixed(each.searched) for _, each in rows], _SEARCH),
+        Column("mean", [_mean(mean, of=len(confirmation.seeds)) for mean in means]),
+        Column(_LEVEL, [_span(None if mean is None else mean.interval) for mean in means], _SPREAD),
+        Column("gain", ["-" if gain is None else _signed(gain.mean) for gain in gains]),
+        Column(f"{_LEVEL}, corrected", [_span(None if gain is None else gain.corrected, sign=True) for gain in gains]),
+        Column("p", [_p(gain) for gain in gains], _P),
+    ]
+    return Grid(_title(confirmation), columns, _caption(confirmation))
 
 
 def markdown(confirmation: Confirmation) -> str:
-    """Return title, verdict, table and the rest as Markdown."""
-    rows = [_HEADINGS, ["---", *["---:"] * (len(_HEADINGS) - 1)], *_rows(confirmation)]
-    grid = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    """Return table, verdict and the rest as Markdown."""
     first, *rest = lines(confirmation)
-    return "\n".join(
-        [
-            f"# {_title(confirmation)}",
-            "",
-            first,
-            "",
-            *grid,
-            "",
-            _caption(confirmation),
-            "",
-            *[f"- {x}" for x in rest],
-            "",
-        ]
-    )
+    table = replace(grid(confirmation), title="").as_markdown()
+    return "\n".join([f"# {_title(confirmation)}", "", first, "", table, *(f"- {line}" for line in rest), ""])
 
 
-def short(contender: Contender) -> str:
+def in_words(contender: Contender) -> str:
     """Return name, scheduler and searched parameters of a contender in one line."""
-    parts = [f"{_word(key)} {_number(value)}" for key, value in contender.params.items() if key != "scheduler"]
-    scheduler = [] if contender.name == contender.scheduler else [contender.scheduler]
+    params = {key: value for key, value in contender.params.items() if key != "scheduler"}
     trial = [] if contender.role != "published" or contender.trial is None else [f"trial {contender.trial}"]
-    about = ", ".join([*trial, *scheduler, *parts])
+    scheduler = [] if contender.name == contender.scheduler else [contender.scheduler]
+    about = ", ".join([*trial, *scheduler, *([setting_line(params)] if params else [])])
     return f"{contender.name} ({about})" if about else contender.name
 
 
 def _setting(contender: Contender) -> str | None:
     """Return in a line what the table's name of a contender stands for; None where it says all."""
     same = "; the same run: trial " + ", ".join(map(str, contender.same_as)) if contender.same_as else ""
-    return f"{short(contender)}{same}" if short(contender) != contender.name or same else None
-
-
-_HEADINGS = ["setting", "search", "mean", _LEVEL, "gain", f"{_LEVEL}, corrected", "p"]
-
-
-def _rows(confirmation: Confirmation) -> list[list[str]]:
-    found, rows = confirmation.findings, []
-    for row, each in enumerate(confirmation.contenders):
-        mean, gain = found.means[row], found.gains[row]
-        mark = " *" if row == confirmation.best else ""
-        missing = "" if mean is None or mean.seeds == len(confirmation.seeds) else f" (n={mean.seeds})"
-        rows.append(
-            [
-                f"{each.name}{mark}",
-                "-" if each.searched is None else f"{each.searched:.4f}",
-                "failed" if mean is None else f"{mean.mean:.4f}{missing}",
-                _span(None if mean is None else mean.interval),
-                "-" if gain is None else f"{gain.mean:+.4f}",
-                _span(None if gain is None else gain.corrected, sign=True),
-                "-" if gain is None or gain.corrected_p is None else _p(gain.corrected_p),
-            ]
-        )
-    return rows
+    return f"{in_words(contender)}{same}" if in_words(contender) != contender.name or same else None
 
 
 def _title(confirmation: Confirmation) -> str:
-    count = len(confirmation.seeds)
-    seeds = f"{count} new seeds" if count > 1 else "one new seed"
-    return f"{confirmation.sweep}: {confirmation.metric} after {confirmation.steps} steps with {seeds}"
+    seeds = count(len(confirmation.seeds), "new seed")
+    return f"{confirmation.sweep}: {confirmation.metric} after {count(confirmation.steps, 'step')} with {seeds}"
 
 
 def _caption(confirmation: Confirmation) -> str:
@@ -207,30 +187,28 @@ def _amount(value: float) -> str:
     return f"{value:.2g}" if abs(value) < 10 else f"{value:.4g}"
 
 
+def _mean(mean: Mean | None, *, of: int) -> str:
+    if mean is None:
+        return "failed"
+    return fixed(mean.mean) if mean.seeds == of else f"{fixed(mean.mean)} (n={mean.seeds})"
+
+
 def _span(interval: Interval | None, *, sign: bool = False) -> str:
     if interval is None:
         return "-"
-    form = "+.4f" if sign else ".4f"
-    return f"{interval.low:{form}} to {interval.high:{form}}"
+    form = _signed if sign else fixed
+    return f"{form(interval.low)} to {form(interval.high)}"
 
 
-def _p(p: float) -> str:
+def _signed(value: float) -> str:
+    return f"{'' if value < 0 else '+'}{fixed(value)}"
+
+
+def _p(gain: Gain | None) -> str:
+    if gain is None or gain.corrected_p is None:
+        return "-"
+    p = gain.corrected_p
     return "<0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
-
-
-def _word(key: str) -> str:
-    return key.rpartition(".")[2].removesuffix("_fraction").replace("_", " ")
-
-
-def _number(value: Setting) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{rest} s" if not minutes else f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-    )
 
 
 def _capital(text: str) -> str:

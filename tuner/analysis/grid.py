@@ -42,6 +42,11 @@ class Grid:
     columns: Sequence[Column]
     caption: str = ""
 
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells row by row."""
+        return list(zip(*(column.cells for column in self.columns), strict=True))
+
     def fitted(self, width: int) -> "Grid":
         """Return the grid without the columns that do not fit into so many characters; the caption names them."""
         columns, dropped = list(self.columns), list[str]()
@@ -66,7 +71,7 @@ class Grid:
             left -= taken
             justify: Literal["left", "right"] = "right" if column.kind == "number" else "left"
             view.add_column(column.heading, justify=justify, width=None if column.prose else column.width + taken)
-        for cells in zip(*(column.cells for column in self.columns), strict=True):
+        for cells in self.rows:
             view.add_row(*cells)
         return view
 
@@ -83,7 +88,7 @@ class Grid:
         """Return the grid as a Markdown table, title and caption as paragraphs around it."""
         rows = [[column.heading for column in self.columns]]
         rows.append(["---:" if column.kind == "number" else "---" for column in self.columns])
-        rows += [list(cells) for cells in zip(*(column.cells for column in self.columns), strict=True)]
+        rows += [list(cells) for cells in self.rows]
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
         parts = (f"**{self.title}**" if self.title else "", "\n".join(lines), self.caption.replace("*", "\\*"))
         return "\n\n".join(filter(None, parts)) + "\n"

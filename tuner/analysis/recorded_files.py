@@ -1,11 +1,9 @@
 """What trials left in a sweep's folder: curves and evaluations, in columns."""
 
-import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from tuner.analysis.collected import Columns
-from tuner.curves import HEADER
 from tuner.errors import UserError
 from tuner.evaluations import read_evaluations
 from tuner.names import CURVE_FILE, EVALUATIONS_FILE
@@ -20,22 +18,17 @@ class RecordedFiles:
 
     def curve(self, trial: TrialRecord, names: Sequence[str]) -> Columns:
         """Return columns of a curve, up to the last whole row of one that grows; see `Recorded`."""
-        import numpy as np
-        import pandas as pd  # half a second, which only those pay who read curves
+        from tuner.analysis.curve_columns import no_columns, read_columns  # pyarrow, which only those pay who read them
 
         path = self._of(trial) / CURVE_FILE
         try:
-            data = path.read_bytes()
+            return read_columns(path, names)
         except FileNotFoundError:
-            return {name: np.empty(0) for name in names}
+            return no_columns(names)
         except OSError as error:
             raise UserError(f"{path}: the file cannot be read ({error.strerror}); restore it from a copy") from None
-        whole = io.BytesIO(data[: data.rfind(b"\n") + 1] or ",".join(HEADER).encode())
-        try:
-            frame = pd.read_csv(whole, usecols=list(names), dtype="float64")
-        except ValueError as error:  # among them pandas' own errors
-            raise UserError(f"{path}: damaged ({' '.join(str(error).split())}); restore it from a copy") from None
-        return {name: frame[name].to_numpy() for name in names}
+        except ValueError as error:
+            raise UserError(f"{path}: damaged: {error}; restore it from a copy") from None
 
     def evaluations(
         self, trial: TrialRecord, names: Collection[str] | None = None

@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.analysis.curve_columns import CurveColumns, read_columns
+from tuner.analysis.collected import Columns
+from tuner.analysis.curve_columns import read_columns
 from tuner.curves import HEADER
 
 Array = NDArray[np.float64]
@@ -28,6 +29,7 @@ STEPS_OF_A_BUCKET: Final = 4
 MOST_CHANGES: Final = 64
 """An LR that changes more often changes all the time: it is drawn, but its changes are no decays to be marked."""
 _AT_ONCE: Final = 4
+_NAMES: Final = HEADER[:3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +72,11 @@ def thin_curves(paths: Mapping[int, Path], *, edges: NDArray[np.int64]) -> tuple
     return curves, {number: each for number, each in results.items() if isinstance(each, str)}
 
 
-def thin_curve(columns: CurveColumns, *, edges: NDArray[np.int64]) -> ThinCurve:
+def thin_curve(columns: Columns, *, edges: NDArray[np.int64]) -> ThinCurve:
     """Return a curve in the buckets that begin at `edges[:-1]`; steps beyond the last edge are left out."""
-    inside = int(np.searchsorted(columns.steps, edges[-1]))
-    steps, losses, lrs = columns.steps[:inside], columns.losses[:inside], columns.lrs[:inside]
+    steps, losses, lrs = (columns[name] for name in _NAMES)
+    inside = int(np.searchsorted(steps, edges[-1]))
+    steps, losses, lrs = steps[:inside], losses[:inside], lrs[:inside]
     finite = np.isfinite(losses)
     return ThinCurve(
         low=_reduced(np.minimum, steps[finite], losses[finite], edges),
@@ -87,18 +90,17 @@ def thin_curve(columns: CurveColumns, *, edges: NDArray[np.int64]) -> ThinCurve:
 
 def _read(path: Path, edges: NDArray[np.int64]) -> ThinCurve | str | None:
     try:
-        columns = read_columns(path)
+        columns = read_columns(path, _NAMES)
     except FileNotFoundError:
         return None
     except OSError as error:
         return f"its curve cannot be read ({error.strerror})"
     except ValueError as error:
-        started = path.stat().st_size <= len(",".join(HEADER)) + 1
-        return None if started else f"its curve is damaged: {error}"
-    return thin_curve(columns, edges=edges) if len(columns.steps) else None
+        return f"its curve is damaged: {error}"
+    return thin_curve(columns, edges=edges) if len(columns[_NAMES[0]]) else None
 
 
-def _reduced(how: np.ufunc, steps: NDArray[np.int64], values: Array, edges: NDArray[np.int64]) -> Array:
+def _reduced(how: np.ufunc, steps: Array, values: Array, edges: NDArray[np.int64]) -> Array:
     """Reduce the values of each bucket, NaN where it has none."""
     starts = np.searchsorted(steps, edges)
     reduced: Array = np.full(len(edges) - 1, np.nan)
@@ -109,13 +111,13 @@ def _reduced(how: np.ufunc, steps: NDArray[np.int64], values: Array, edges: NDAr
     return reduced
 
 
-def _sizes(steps: NDArray[np.int64], edges: NDArray[np.int64]) -> Array:
+def _sizes(steps: Array, edges: NDArray[np.int64]) -> Array:
     sizes = np.diff(np.searchsorted(steps, edges)).astype(np.float64)
     sizes[sizes == 0] = np.nan
     return sizes
 
 
-def _last(steps: NDArray[np.int64], values: Array, edges: NDArray[np.int64]) -> Array:
+def _last(steps: Array, values: Array, edges: NDArray[np.int64]) -> Array:
     """Return each bucket's last value, NaN where it has none."""
     starts = np.searchsorted(steps, edges)
     last: Array = np.full(len(edges) - 1, np.nan)
@@ -124,7 +126,7 @@ def _last(steps: NDArray[np.int64], values: Array, edges: NDArray[np.int64]) -> 
     return last
 
 
-def _changes(steps: NDArray[np.int64], lrs: Array) -> tuple[Change, ...] | None:
+def _changes(steps: Array, lrs: Array) -> tuple[Change, ...] | None:
     at = np.flatnonzero(np.diff(lrs))
     if len(at) > MOST_CHANGES:
         return None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tuner.analysis.grid import Grid
 from tuner.analysis.report_material import Material
 from tuner.trials import TrialRecord
 
@@ -43,15 +44,19 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of the page: what its figures show, or in `missing` why there is nothing to show."""
+    """A part of the page: what its figures, its table and its notes say, or in `missing` why there is nothing to show.
+
+    The figures of a `small` one stand side by side where there is room.
+    """
 
     id: str
     title: str
     lead: str = ""
     figures: Sequence[Figure] = ()
+    table: Grid | None = None
+    notes: Sequence[str] = ()
     missing: str = ""
     small: bool = False
-    """Whether its figures are small ones, side by side where there is room."""
 
 
 def rounded(value: float, digits: int = 6) -> float | None:

@@ -11,7 +11,8 @@ from typing import Any, Final
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tuner.analysis.compare import ranked
+from tuner.analysis.confirmed import Confirmation
+from tuner.analysis.summary import ranked
 from tuner.analysis.verdict import Verdict, judge
 from tuner.analysis.words import fixed, plain, setting_line
 from tuner.names import Setting
@@ -30,9 +31,10 @@ Facts = Sequence[tuple[str, str]]
 class Material:
     """A sweep as a report needs it.
 
-    `argument` stands for it on the command line. `curves` are the trials' curve files; a trial that repeats another has
-    the other's. `label` begins the names of its trials in `shared_with`. `environment`, `data` and `search` are facts
-    to print, `commands` repeat the sweep.
+    `argument` stands for it on the command line. `confirmation` is what new seeds said, `chosen` the number of the
+    trial to train with, and `run` its run as YAML: None and empty where no trial has finished. `curves` are the trials'
+    curve files; a trial that repeats another has the other's. `label` begins the names of its trials in `shared_with`.
+    `environment`, `data` and `search` are facts to print, `commands` repeat the sweep.
     """
 
     name: str
@@ -41,9 +43,11 @@ class Material:
     metric: str
     maximize: bool
     steps: int
-    seed: int
     records: Sequence[TrialRecord]
     study: optuna.Study
+    confirmation: Confirmation | None
+    chosen: int | None
+    run: str
     curves: Mapping[int, Path]
     label: str
     environment: Facts

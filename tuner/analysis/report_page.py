@@ -12,23 +12,23 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from tuner.analysis.report_confirmed import confirmed_section
 from tuner.analysis.report_curves import bucket_edges, thin_curves
 from tuner.analysis.report_curves_figure import curve_block, curve_sections
 from tuner.analysis.report_material import Material
+from tuner.analysis.report_opening import Opening, opening_of, tiles
 from tuner.analysis.report_parameters import UNITS, parameter_sections
 from tuner.analysis.report_progress import progress_section
 from tuner.analysis.report_sharing import sharing_section
-from tuner.analysis.report_table import failures, setting_yaml, trial_table
-from tuner.analysis.verdict import Verdict
-from tuner.analysis.words import count, duration, fixed
+from tuner.analysis.report_table import failures, trial_table
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A finished report: the page, and what it answers."""
+    """A finished report: the page, and how it opens."""
 
     page: str
-    verdict: Verdict
+    opening: Opening
 
 
 def make_report(material: Material) -> Report:
@@ -40,7 +40,9 @@ def make_report(material: Material) -> Report:
     sharing = sharing_section(material)
     sections = [curves_shown, progress_section(material), importance, slices, contour, parallel, decays, sharing]
     headings, rows = trial_table(material, curves)
-    verdict = material.verdict
+    if material.confirmation is not None:
+        sections.insert(0, confirmed_section(material.confirmation))
+    opening = opening_of(material)
     data = {
         "figures": {figure.id: figure.spec() for section in sections for figure in section.figures},
         "labels": {
@@ -57,11 +59,8 @@ def make_report(material: Material) -> Report:
     )
     page = template.render(
         material=material,
-        verdict=verdict,
-        headline=verdict.headline,
-        cost=verdict.cost,
-        tiles=_tiles(verdict),
-        best_yaml="" if verdict.best is None else _best_yaml(material),
+        opening=opening,
+        tiles=tiles(material),
         sections=sections,
         headings=headings,
         rows=rows,
@@ -74,30 +73,7 @@ def make_report(material: Material) -> Report:
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),  # noqa: S704 - the library's own file
         data=Markup(_embedded(data)),  # noqa: S704 - no `<` is left in it
     )
-    return Report(page, verdict)
-
-
-def _tiles(verdict: Verdict) -> list[tuple[str, str]]:
-    tiles: list[tuple[str, str]] = []
-    if verdict.best is not None and verdict.best.value is not None:
-        tiles.append((f"best {verdict.metric.replace('_', ' ')}", fixed(verdict.best.value)))
-    if verdict.reference is not None and verdict.reference.value is not None:
-        tiles.append(("published setting", fixed(verdict.reference.value)))
-    tiles.append(("trials", f"{verdict.complete + verdict.failed}"))
-    tiles.append(("steps trained", f"{verdict.steps_executed:,}"))
-    tiles.append(("steps shared", f"{verdict.steps_shared:,}"))
-    tiles.append(("time", duration(verdict.seconds)))
-    return tiles
-
-
-def _best_yaml(material: Material) -> str:
-    best = material.verdict.best
-    assert best is not None  # noqa: S101 - asked for where there is one
-    value = fixed(best.value or 0.0)
-    about = (
-        f"# {material.name}, trial {best.number}: {material.metric_words} {value} after {count(material.steps, 'step')}"
-    )
-    return f"{about}\n{setting_yaml(best, steps=material.steps, seed=material.seed)}"
+    return Report(page, opening)
 
 
 def _part(name: str) -> str:

@@ -1,14 +1,11 @@
-"""Tables of a report: all trials, those that failed, and the best setting as YAML."""
+"""Tables of a report: all trials, and those that failed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import yaml
 
 from tuner.analysis.report_curves import ThinCurve
 from tuner.analysis.report_material import Material
-from tuner.analysis.words import brief_duration, fixed, plain, setting_line, short
+from tuner.analysis.words import brief_duration, fixed, own_line, setting_line, short
 from tuner.trials import TrialRecord
 
 
@@ -51,12 +48,12 @@ def trial_table(material: Material, curves: Mapping[int, ThinCurve]) -> tuple[li
             Cell("–" if record.value is None else fixed(record.value), record.value),
             _against(material, record),
             *(_setting(record, axis.name) for axis in axes),
-            *([Cell(_own(record), _own(record))] if own else []),
+            *([_words(own_line(record.params))] if own else []),
             _decays(curve),
             Cell(f"{record.steps_executed:,}", record.steps_executed),
             Cell(f"{record.steps_shared:,}", record.steps_shared),
             Cell(brief_duration(record.seconds), record.seconds),
-            *([Cell(_note(record), _note(record))] if notes else []),
+            *([_words(_note(record))] if notes else []),
         ]
         rows.append(Row(number=record.number, role=_role(material, record), cells=cells))
     return headings, rows
@@ -69,15 +66,8 @@ def failures(material: Material, unreadable: Mapping[int, str]) -> list[tuple[in
     return sorted([*failed, *((number, settings[number], reason) for number, reason in unreadable.items())])
 
 
-def setting_yaml(record: TrialRecord, *, steps: int, seed: int) -> str:
-    """Return a trial's setting as the part of a run's configuration that the search decided, with its length."""
-    run: dict[str, Any] = {
-        "scheduler": {"name": record.scheduler, "settings": dict(record.settings)},
-        "workload": {"optimizer": {"base_lr": record.base_lr}},
-        "total_steps": steps,
-        "seed": seed,
-    }
-    return yaml.safe_dump(run, sort_keys=False, allow_unicode=True)
+def _words(text: str) -> Cell:
+    return Cell(text, text)
 
 
 def _against(material: Material, record: TrialRecord) -> Cell:
@@ -92,12 +82,6 @@ def _against(material: Material, record: TrialRecord) -> Cell:
 def _setting(record: TrialRecord, name: str) -> Cell:
     value = record.params.get(name)
     return Cell(short(value), value)
-
-
-def _own(record: TrialRecord) -> str:
-    """Return the parameters of the trial's own scheduler, without its name."""
-    mine = {name.partition(".")[2]: value for name, value in record.params.items() if "." in name}
-    return ", ".join(f"{plain(name)} {short(value)}" for name, value in mine.items())
 
 
 def _decays(curve: ThinCurve | None) -> Cell:

@@ -1,6 +1,8 @@
 """Which trials of the compared sweeps are shown, and in what order."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from tuner.analysis.collected import CollectedSweep, Shown, check_metric
 from tuner.analysis.keys import check_keys, sorted_by, values
@@ -8,6 +10,8 @@ from tuner.analysis.summary import ranked
 from tuner.analysis.target import Target, steps_to
 from tuner.analysis.where import parse_where
 from tuner.names import METRIC_LOSS
+
+_AT_ONCE: Final = 4
 
 
 def select(
@@ -37,9 +41,11 @@ def select(
     trials = [Shown(sweep, trial) for sweep in sweeps for trial in ranked(sweep.trials, maximize=sweep.maximize)]
     if target is not None:
         check_metric(target.metric, sweeps, option="--target", others=[METRIC_LOSS])
-        for place, each in enumerate(trials):
-            trials[place] = Shown(each.sweep, each.trial, steps_to(target, each.sweep, each.trial))
-            progress((place + 1) / len(trials))
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # numpy and arrow let each other run
+            steps = pool.map(lambda each: steps_to(target, each.sweep, each.trial), trials)
+            for place, (each, found) in enumerate(zip(trials, steps, strict=True)):
+                trials[place] = Shown(each.sweep, each.trial, found)
+                progress((place + 1) / len(trials))
     rows = [(each, values(each, target=target is not None)) for each in trials]
     check_keys([key for each in conditions for key in each.keys], [row for _, row in rows], option="--where")
     check_keys([key.removeprefix("-") for key in keys], [row for _, row in rows], option="--sort")

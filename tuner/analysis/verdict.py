@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from tuner.analysis.compare import ranked
+from tuner.analysis.summary import ranked
 from tuner.analysis.words import count, duration, fixed, listed, setting_line
 from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD
 from tuner.trials import TrialRecord

@@ -1,6 +1,6 @@
 """How numbers, settings and durations are said to people, the same in tables, reports and sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tuner.names import Setting
 
@@ -26,8 +26,15 @@ def plain(name: str) -> str:
 
 def setting_line(params: Mapping[str, Setting]) -> str:
     """Return searched parameters as one short line; "published setting" where there are none."""
-    parts = (f"{plain(name.rpartition('.')[2])} {short(value)}" for name, value in params.items())
-    return ", ".join(parts) or "published setting"
+    return _line(params) or "published setting"
+
+
+def own_line(params: Mapping[str, Setting], names: Collection[str] | None = None) -> str:
+    """Return those searched parameters that belong to a single scheduler (`cosine.final_factor`) as one short line.
+
+    `names` leaves out others; empty where there are none.
+    """
+    return _line({name: params[name] for name in params if "." in name and (names is None or name in names)})
 
 
 def count(number: int, thing: str) -> str:
@@ -54,3 +61,7 @@ def brief_duration(seconds: float) -> str:
 def listed(words: list[str]) -> str:
     """Return words as an enumeration: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _line(params: Mapping[str, Setting]) -> str:
+    return ", ".join(f"{plain(name.rpartition('.')[2])} {short(value)}" for name, value in params.items())

@@ -41,7 +41,7 @@ def confirm(
     from rich.console import Console
 
     from tuner.analysis.confirmed_record import confirmation_json
-    from tuner.analysis.confirmed_text import lines, table
+    from tuner.analysis.confirmed_text import grid, lines
     from tuner.sweep.confirm import Wanted, confirm_sweep
     from tuner.sweep.ending import Ending
     from tuner.sweep.folder import find_sweep
@@ -54,6 +54,6 @@ def confirm(
     if as_json:
         typer.echo(json.dumps(confirmation_json(found), indent=2))
         return
-    console.print(table(found))
+    grid(found).show(console)
     for line in lines(found):
         console.print(line, highlight=False, soft_wrap=True)

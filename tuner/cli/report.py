@@ -38,26 +38,27 @@ def report(
 
     folder = find_sweep(sweep)
     path = folder.path / REPORT_FILE if out is None else out
-    made = make_report(report_material(folder))
+    material = report_material(folder)
+    made = make_report(material)
     try:
         write_whole(path, made.page.encode("utf-8", "backslashreplace"))  # names of folders may be no text
     except OSError as error:
         raise UserError(f"{path}: the report cannot be written ({error.strerror}); name another file with -o") from None
     left = _attach(folder, path, tracking_uri)
-    verdict = made.verdict
+    opening = made.opening
     if as_json:
         found = {
             "report": str(path),
-            "answer": verdict.answer,
-            "doubt": verdict.doubt,
-            "belief": verdict.belief,
-            "best": None if verdict.best is None else verdict.best.number,
+            "answer": f"{opening.headline} {opening.more}".strip(),
+            "doubt": opening.doubt,
+            "belief": opening.belief,
+            "best": material.chosen,
             "in_mlflow": left is None,
         }
         typer.echo(json.dumps(found, indent=2))
     else:
-        typer.echo(verdict.answer)
-        typer.echo(verdict.doubt)
+        typer.echo(f"{opening.headline} {opening.more}".strip())
+        typer.echo(opening.doubt)
         typer.echo(f"report: {path}")
     if left is not None:
         typer.echo(f"fastface-tuner: the report is not in MLflow: {left}", err=True)

@@ -15,9 +15,9 @@ def status(
 
     Example: fastface-tuner status first --json
     """
+    from tuner.analysis.words import fixed, setting_line
     from tuner.sweep.folder import find_sweep
     from tuner.sweep.lock import is_running
-    from tuner.sweep.progress import describe
     from tuner.sweep.status import sweep_status
 
     folder = find_sweep(sweep)
@@ -28,15 +28,15 @@ def status(
     failed = f", {found.failed} failed" if found.failed else ""
     done = found.budget.out_of(found.complete + found.failed)
     typer.echo(f"{found.name}: {found.state}; {done} done{failed}")
-    if found.best is not None:
-        best = found.best
-        typer.echo(f"best: trial {best.number} with {found.metric} {best.value:.4f}: {describe(best.params)}")
+    best = found.best
+    if best is not None and best.value is not None:
+        typer.echo(f"best: trial {best.number} with {found.metric} {fixed(best.value)}: {setting_line(best.params)}")
     if found.under_way is not None:
         trial, point = found.under_way, found.point
         progress = "no step yet"
         if point is not None:
             progress = f"step {point.step + 1} of {found.steps}, loss {point.loss:.3f}, lr {point.lr:.2g}"
-        typer.echo(f"trial {trial.number}: {progress}  {describe(trial.params)}")
+        typer.echo(f"trial {trial.number}: {progress}  {setting_line(trial.params)}")
     typer.echo(f"{found.steps_executed} steps trained ({found.steps_repeated} again), {found.steps_shared} shared")
     if found.last_failure is not None:
         typer.echo(f"the last failure: {found.last_failure}")

@@ -1,15 +1,14 @@
 """The setting that a sweep says to train with, written out for the real run."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import yaml
 
-from tuner.analysis.answer import answer
-from tuner.analysis.compare import setting_text
+from tuner.analysis.confirmed import Confirmation
+from tuner.analysis.confirmed_record import read_confirmation
+from tuner.analysis.confirmed_text import headline, verdict
 from tuner.analysis.snippet import comment
+from tuner.analysis.verdict import judge
 from tuner.config.run import RunConfig, SchedulerConfig
 from tuner.errors import UserError
 from tuner.names import CONFIRM_FILE
@@ -44,9 +43,22 @@ def find_best(folder: SweepFolder) -> Best:
         UserError: no trial has finished, or a file of the sweep is damaged.
     """
     ledger = Ledger.open(folder.journal, read_only=True)
-    plan, records = ledger.plan, ledger.trials()
-    named = confirmed(folder.path)
-    trial = ledger.best()
+    best = best_of(ledger, folder, read_confirmation(folder.path))
+    if best is None:
+        reason = next((record.reason for record in ledger.trials() if record.reason), None)
+        why = "no trial has ended" if reason is None else f"all failed, the first because: {reason}"
+        raise UserError(f"the best of a sweep needs a finished trial, but {folder.argument} has none: {why}")
+    return best
+
+
+def best_of(ledger: Ledger, folder: SweepFolder, confirmation: Confirmation | None) -> Best | None:
+    """Return the trial that the confirmation names, or else the best of the ledger; None where no trial has finished.
+
+    Raises:
+        UserError: the sweep does not have the trial that the confirmation names.
+    """
+    plan, records, trial = ledger.plan, ledger.trials(), ledger.best()
+    named = None if confirmation is None else confirmation.best_trial
     if named is not None:
         trial = next((record for record in records if record.number == named), None)
         if trial is None:
@@ -54,32 +66,14 @@ def find_best(folder: SweepFolder) -> Best:
                 f"{folder.path / CONFIRM_FILE}: names trial {named}, which the sweep does not have; remove it"
             )
     if trial is None:
-        reason = next((record.reason for record in records if record.reason), None)
-        why = "no trial has ended" if reason is None else f"all failed, the first because: {reason}"
-        raise UserError(f"the best of a sweep needs a finished trial, but {folder.argument} has none: {why}")
-    objective = plan.space.objective
-    sentence = f"{folder.read().name}: {answer(records, metric=objective.metric, maximize=objective.maximize)}"
-    if named is not None:
-        sentence += f" New seeds say to train with trial {named}, {setting_text(trial)}."
-    return Best(trial=trial, config=_run_of(plan, trial), confirmed=named is not None, sentence=sentence)
-
-
-def confirmed(folder: Path) -> int | None:
-    """Return the trial that a sweep's confirmation found to be the one to train with; None where it found none.
-
-    Raises:
-        UserError: the record of the confirmation is damaged.
-    """
-    path = folder / CONFIRM_FILE
-    try:
-        number: Any = json.loads(path.read_bytes())["best_trial"]
-    except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: must say which trial is confirmed, but is damaged; run confirm again") from None
-    if number is not None and not isinstance(number, int):
-        raise UserError(f"{path}: `best_trial` must be a trial's number, but is {number!r}; run confirm again")
-    return number
+    objective = plan.space.objective
+    found = judge(records, metric=objective.metric, maximize=objective.maximize)
+    said = found.headline
+    if confirmation is not None and named is not None:
+        said = f"{headline(confirmation)} {verdict(confirmation)} In the search: {said}"
+    sentence = f"{folder.read().name}: {said}"
+    return Best(trial=trial, config=_run_of(plan, trial), confirmed=named is not None, sentence=sentence)
 
 
 def for_real_run(config: RunConfig, *, steps: int | None = None, loss_scale: float | None = None) -> RunConfig:
@@ -106,7 +100,9 @@ def for_real_run(config: RunConfig, *, steps: int | None = None, loss_scale: flo
 
 def run_yaml(config: RunConfig, *, about: str, file: str) -> str:
     """Return a run as YAML that `fastface-tuner train` takes, under comments that say what it is and what it is for."""
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    settings = config.to_dict()
+    what_was_sought = {name: settings.pop(name) for name in ("scheduler", "total_steps")}
+    text = yaml.safe_dump({**what_was_sought, **settings}, sort_keys=False, allow_unicode=True)
     return f"{comment(about)}\n{_HOW.format(file=file)}{text}"
 
 

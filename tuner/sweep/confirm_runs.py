@@ -67,6 +67,11 @@ class ConfirmRuns:
     def __len__(self) -> int:
         return len(self._runs)
 
+    @property
+    def num_unsent(self) -> int:
+        """How many runs have ended that MLflow does not have completely."""
+        return sum(run.ended is not None and not run.sent for run in self._runs.values())
+
     def get(self, key: str) -> ConfirmRun | None:
         """Return the run of a key; None where it has not begun."""
         return self._runs.get(key)

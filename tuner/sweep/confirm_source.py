@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuner.analysis.confirmed import Contender
-from tuner.analysis.confirmed_text import short
+from tuner.analysis.confirmed_text import in_words
+from tuner.analysis.words import fixed
 from tuner.config.run import RunConfig
 from tuner.errors import NoRoomError
 from tuner.names import STAGES_DIR, TRACEBACK_FILE
@@ -154,7 +155,7 @@ class ConfirmSource:
             ConfirmRun(
                 number=self._runs.free_number(),
                 key=task.key,
-                name=short(contender),
+                name=in_words(contender),
                 seed=task.seed,
                 scheduler=contender.scheduler,
                 settings=contender.settings,
@@ -198,4 +199,4 @@ def _line(run: ConfirmRun, metric: str) -> str:
     if run.state == "FAIL":
         return f"{run.name}, seed {run.seed}: failed: {run.reason}"
     cost = f"{run.steps_executed} steps trained, {run.steps_shared} shared, {run.seconds:.0f} s"
-    return f"{run.name}, seed {run.seed}: {metric} {run.metrics[metric]:.4f}  {cost}"
+    return f"{run.name}, seed {run.seed}: {metric} {fixed(run.metrics[metric])}  {cost}"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tuner.analysis.compare import ranked
 from tuner.analysis.confirmed import Contender
+from tuner.analysis.summary import ranked
 from tuner.config.run import RunConfig
 from tuner.errors import UserError
 from tuner.names import CURVE_FILE

@@ -16,6 +16,7 @@ from tuner.files import write_whole
 from tuner.names import ENVIRONMENT_FILE, FORMAT_VERSION, JOURNAL_FILE, SWEEP_FILE, SWEEPS_DIR, TRIALS_DIR
 from tuner.stages.store import DEFAULT_BUDGET
 from tuner.sweep.asked import Budget
+from tuner.sweep.run_folder import RunFolder
 
 ENVIRONMENT: Final = "environment of a sweep"
 """The kind of the record of what a sweep began on."""
@@ -148,6 +149,11 @@ def find_sweep(sweep: str) -> SweepFolder:
         with suppress(OSError):  # a name too long, a folder that cannot be read: no sweep of ours
             if folder.journal.is_file():
                 return folder
+    if (run := RunFolder.of_argument(sweep)) is not None:
+        raise UserError(
+            f"SWEEP must be a sweep's folder or name, but {sweep} is a single run; go on with it, or see what came of "
+            f"it: {run.command}"
+        )
     known = sorted(journal.parent.name for journal in Path(SWEEPS_DIR).glob(f"*/{JOURNAL_FILE}"))
     hint = f"known here: {', '.join(known)}" if known else "start one with: fastface-tuner sweep"
     raise UserError(f"SWEEP must be a sweep's folder or name, but there is no sweep {sweep!r}; {hint}")

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tuner.analysis.words import fixed, setting_line
 from tuner.names import Setting
 from tuner.sweep.asked import Budget
 from tuner.trials import TrialRecord
@@ -78,7 +79,7 @@ class ConsoleProgress:
         self._last_line = time.monotonic()
         if not self._live:
             self._console.print(
-                f"{self._count(len(self._ended) + 1)}: {describe(params)}", highlight=False, soft_wrap=True
+                f"{self._count(len(self._ended) + 1)}: {setting_line(params)}", highlight=False, soft_wrap=True
             )
 
     def trial_moved(self, *, steps: int, shared: int, loss: float, lr: float) -> None:
@@ -109,7 +110,7 @@ class ConsoleProgress:
         if record.state == "COMPLETE" and record.value is not None:
             twin = "" if record.duplicate_of is None else f"  (same as trial {record.duplicate_of}, not trained again)"
             cost = f"{record.steps_executed} steps trained, {record.steps_shared} shared, {record.seconds:.0f} s"
-            text = f"{count}: {self._metric} {record.value:.4f}  {cost}{twin}  {describe(record.params)}"
+            text = f"{count}: {self._metric} {fixed(record.value)}  {cost}{twin}  {setting_line(record.params)}"
         else:
             text = f"{count}: failed: {record.reason}"
         self._console.print(text, highlight=False, soft_wrap=True)
@@ -129,7 +130,7 @@ class ConsoleProgress:
 
     def _best(self) -> str:
         values = [record.value for record in self._ended if record.value is not None]
-        return f"{(max if self._maximize else min)(values):.4f}" if values else "-"
+        return fixed((max if self._maximize else min)(values)) if values else "-"
 
 
 class Clock:
@@ -160,9 +161,3 @@ class Clock:
         minutes, seconds = divmod(max(0, seconds), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def describe(params: Mapping[str, Setting]) -> str:
-    """Return parameters as one short line, numbers to three digits."""
-    parts = (f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in params.items())
-    return ", ".join(parts) or "published setting"

@@ -7,12 +7,14 @@ from typing import Any
 
 import yaml
 
+from tuner.analysis.confirmed_record import read_confirmation
 from tuner.analysis.report_material import Facts, Material
 from tuner.errors import UserError
 from tuner.files import read_record
 from tuner.names import CURVE_FILE, SYNTHETIC
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan
+from tuner.sweep.best import best_of, run_yaml
 from tuner.sweep.folder import ENVIRONMENT, SweepDescription, SweepFolder
 
 
@@ -25,7 +27,8 @@ def report_material(folder: SweepFolder) -> Material:
     description = folder.read()
     ledger = Ledger.open(folder.journal, read_only=True)
     plan, records = ledger.plan, ledger.trials()
-    objective = plan.space.objective
+    objective, confirmation = plan.space.objective, read_confirmation(folder.path)
+    best = best_of(ledger, folder, confirmation)
     return Material(
         name=description.name,
         argument=folder.argument,
@@ -33,9 +36,11 @@ def report_material(folder: SweepFolder) -> Material:
         metric=objective.metric,
         maximize=objective.maximize,
         steps=plan.steps,
-        seed=plan.seed,
         records=records,
         study=ledger.study(),
+        confirmation=confirmation,
+        chosen=None if best is None else best.trial.number,
+        run="" if best is None else run_yaml(best.config, about=best.sentence, file="FILE"),
         curves={
             record.number: folder.trial(record.number if record.duplicate_of is None else record.duplicate_of)
             / CURVE_FILE
@@ -101,7 +106,7 @@ def _search(plan: Plan, description: SweepDescription, folder: SweepFolder) -> I
 
 
 def _commands(plan: Plan, description: SweepDescription, folder: SweepFolder) -> list[str]:
-    """Return the command that makes the sweep again from its `space.yaml`, and those that show it."""
+    """Return the command that makes the sweep again from its `space.yaml`, and those that go on from what it found."""
     budget = description.budget
     options: dict[str, object] = {
         "--data": plan.data,
@@ -122,4 +127,6 @@ def _commands(plan: Plan, description: SweepDescription, folder: SweepFolder) ->
         shlex.join(words),
         f"fastface-tuner compare {folder.argument}",
         f"fastface-tuner report {folder.argument}",
+        f"fastface-tuner confirm {folder.argument}",
+        f"fastface-tuner best {folder.argument} -o best.yaml",
     ]

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
+from tuner.analysis.words import fixed, setting_line
 from tuner.errors import SweepStoppedError
 from tuner.search.ledger import Ledger
 from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepFolder
-from tuner.sweep.progress import ConsoleProgress, describe
+from tuner.sweep.progress import ConsoleProgress
 from tuner.sweep.ray_processes import RayProcesses
 from tuner.sweep.source import Sharing, SweepSource
 from tuner.tracking.environment import num_cores
@@ -126,11 +127,11 @@ class _Closing:
 def summary(ledger: Ledger, folder: SweepFolder) -> list[str]:
     """Return what to say at the end: what was best, and which command shows the rest."""
     best = ledger.best()
-    if best is None:
+    if best is None or best.value is None:
         first = next((record.reason for record in ledger.trials() if record.reason), "no trial ran")
         return [f"no trial finished; the first failed because: {first}"]
     metric = ledger.plan.space.objective.metric
     return [
-        f"best: trial {best.number} with {metric} {best.value:.4f}: {describe(best.params)}",
+        f"best: trial {best.number} with {metric} {fixed(best.value)}: {setting_line(best.params)}",
         f"all trials: fastface-tuner compare {folder.argument}",
     ]

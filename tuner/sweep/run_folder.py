@@ -97,6 +97,15 @@ class RunFolder:
             raise UserError(f"{explain(error, RunRecord, file=str(self.record))}; restore the file") from None
 
     @staticmethod
+    def of_argument(run: str) -> "RunFolder | None":
+        """Return the folder of a run that was named on the command line, as `runs/NAME`; None where it is none."""
+        folder = RunFolder(Path(run))
+        with suppress(OSError):  # a name too long, a folder that cannot be read
+            if folder.exists and folder.config.is_file():
+                return folder
+        return None
+
+    @staticmethod
     def of_config(config: Path) -> "RunFolder | None":
         """Return the folder of the run whose own configuration this file is; None where it is another file."""
         folder = RunFolder(config.parent)

@@ -22,10 +22,9 @@ from tuner.sweep.devices import first_visible, gpus
 from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.ending import Ending
 from tuner.sweep.lock import device_lock, run_lock
-from tuner.sweep.run import LAST_SENDING_SECONDS
 from tuner.sweep.run_folder import RunFolder, RunRecord
 from tuner.sweep.single_session import Session
-from tuner.sweep.single_view import RunMirror, RunProgress, shown
+from tuner.sweep.single_view import RunMirror, RunProgress, send_rest, shown
 from tuner.tracking.environment import DataDescription, describe_environment
 from tuner.tracking.runs import end_abandoned, start_run
 from tuner.tracking.store import Tracker, connect
@@ -219,15 +218,7 @@ def _begin(
 def _shown(record: RunRecord, folder: RunFolder, asked: AskedRun, *, tell: "partial[None]") -> RunRecord:
     """Say what came out of a finished run, and send what MLflow lacks of it."""
     tell(f"{folder.path} is finished: {shown(record.metrics)}")
-    if record.mirrored:
-        return record
-    mirror = RunMirror(record, folder=folder, tracker=Tracker(reopen_uri(record.tracking_uri, asked.tracking_uri)))
-    left = mirror.close(record, "FINISHED", timeout=LAST_SENDING_SECONDS)
-    for line in (*mirror.news(), *([] if left is None else [left])):
-        tell(line)
-    record = record.model_copy(update={"mirrored": left is None})
-    folder.write(record)
-    return record
+    return record if record.mirrored else send_rest(record, folder, tracking_uri=asked.tracking_uri, hear=tell)
 
 
 def _train(record: RunRecord, folder: RunFolder, tracker: Tracker, *, console: Console, ending: Ending) -> RunRecord:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
@@ -12,12 +12,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tuner.analysis.words import fixed
 from tuner.sweep.progress import PLAIN_SECONDS, Clock
+from tuner.sweep.run import LAST_SENDING_SECONDS
 from tuner.sweep.run_folder import RunFolder, RunRecord
 from tuner.tracking.mirror import CurveMirror
 from tuner.tracking.outbox import Ending
 from tuner.tracking.runs import Status
 from tuner.tracking.store import Tracker
+from tuner.tracking.uri import reopen_uri
 
 LOOK_SECONDS = 0.25
 """How often the live line is made anew, and MLflow's news are read."""
@@ -141,6 +144,23 @@ class RunMirror:
         return f"MLflow lacks {what}{cause}; send it with: {self._folder.command}"
 
 
+def send_rest(
+    record: RunRecord, folder: RunFolder, *, tracking_uri: str | None, hear: Callable[[str], None]
+) -> RunRecord:
+    """Send what MLflow lacks of a finished run; return its record, which says whether all is there now.
+
+    Raises:
+        UserError: the store cannot be asked as the run has it; `tracking_uri` says how or where.
+    """
+    mirror = RunMirror(record, folder=folder, tracker=Tracker(reopen_uri(record.tracking_uri, tracking_uri)))
+    left = mirror.close(record, "FINISHED", timeout=LAST_SENDING_SECONDS)
+    for line in (*mirror.news(), *([] if left is None else [left])):
+        hear(line)
+    record = record.model_copy(update={"mirrored": left is None})
+    folder.write(record)
+    return record
+
+
 def shown(metrics: Mapping[str, float]) -> str:
     """Return metrics as one short line."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return ", ".join(f"{name} {fixed(value)}" for name, value in metrics.items())

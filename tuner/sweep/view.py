@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from tuner.analysis.answer import answer
+from tuner.analysis.verdict import judge
 from tuner.config.run_file import run_text
 from tuner.names import CONFIG_FILE, CURVE_FILE, TAG_DESCRIPTION, TRACEBACK_FILE
 from tuner.search.ledger import Ledger
@@ -212,8 +212,8 @@ class RunView:
         """Return the text that MLflow shows with the sweep's run: what was asked, and what was found."""
         space = self._ledger.plan.space
         objective = space.objective
-        found = answer(self._ledger.trials(), metric=objective.metric, maximize=objective.maximize)
-        return {TAG_DESCRIPTION: f"{space.question}\n\n{found}"}
+        found = judge(self._ledger.trials(), metric=objective.metric, maximize=objective.maximize)
+        return {TAG_DESCRIPTION: f"{space.question}\n\n{found.headline}"}
 
     def _traceback(self, record: TrialRecord) -> dict[str, str]:
         path = self._folder.trial(record.number) / TRACEBACK_FILE
