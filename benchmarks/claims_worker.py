@@ -21,6 +21,9 @@ from tuner.search.plan import Assignment, Plan, run_config
 from tuner.stages.forecast import forecast
 from tuner.stages.trial import TrialProgress, plan_of
 
+CHECKPOINTS = 4 * 2**30
+"""Bytes of checkpoints that a benchmark keeps."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -123,7 +126,7 @@ class Worker:
             if boss is not None and os.getppid() != boss.pid:
                 raise SystemExit("the benchmark that this process worked for is gone")
 
-        return Laboratory(self.out, hear=hear)
+        return Laboratory(self.out, hear=hear, checkpoint_budget=CHECKPOINTS)
 
 
 @dataclass(frozen=True, kw_only=True)

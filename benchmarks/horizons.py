@@ -16,6 +16,7 @@ count by their mean.
 """
 
 import json
+import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -127,7 +128,7 @@ def short_unit(plan: Plan, chosen: Sequence[Assignment], seed: int, *, firsts: M
         steps=2 * len(chosen) * sum(steps),
         evaluations=2 * len(chosen) * len(steps),
         share=SHARED / 2,  # unscaled settings hardly ever decay, and are one run then
-        work=partial(do_short, plan=plan, chosen=tuple(chosen), seed=seed, first_loss=firsts.get(seed)),
+        work=partial(do_short, plan=plan, chosen=tuple(chosen), seed=seed, first_loss=firsts.get(seed, math.nan)),
     )
 
 

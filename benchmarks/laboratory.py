@@ -27,7 +27,7 @@ from tuner.names import CURVE_FILE
 from tuner.search.plan import run_key
 from tuner.stages.runner import SharedRun
 from tuner.stages.shelf import StepCounts
-from tuner.stages.store import StageStore
+from tuner.stages.store import DEFAULT_BUDGET, StageStore
 from tuner.stages.tree import Tree
 from tuner.stages.trial import TrialProgress, plan_of, run_trial
 
@@ -61,12 +61,19 @@ class Run:
 class Laboratory:
     """Trains each distinct run once, on one store in `folder`; what was trained by an earlier call is there again.
 
-    A run whose loss diverges is a finished one too: it would do so again. `hear` gets each step of what is trained.
+    A run whose loss diverges is a finished one too: it would do so again. `hear` gets each step of what is trained, and
+    the store's checkpoints take `checkpoint_budget` bytes at most.
     """
 
-    def __init__(self, folder: Path, *, hear: Callable[[TrialProgress], object] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        hear: Callable[[TrialProgress], object] | None = None,
+        checkpoint_budget: int = DEFAULT_BUDGET,
+    ) -> None:
         self._folder = folder
-        self._store = StageStore(folder / "stages")
+        self._store = StageStore(folder / "stages", checkpoint_budget=checkpoint_budget)
         self._hear = hear
         self.configs: list[RunConfig] = []
 

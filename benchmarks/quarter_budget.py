@@ -63,7 +63,9 @@ def _filled(options: Namespace) -> Namespace:
     options.jobs = options.jobs or (1 if small else 2)
     options.base_lrs = (0.1, 0.2) if small else BASE_LRS
     options.space = "smoke" if small else None
-    options.data = [data for data in options.data if data == SYNTHETIC or Path(data).is_dir()]
+    there = [data for data in options.data if data == SYNTHETIC or Path(data).is_dir()]
+    print("".join(f"left out, for it is not there: {data}\n" for data in options.data if data not in there), end="")
+    options.data = there
     return options
 
 

@@ -145,9 +145,11 @@ def do_random(worker: Worker, *, plan: Plan, number: int) -> list[dict[str, Any]
 
 
 def do_variations(
-    worker: Worker, *, plan: Plan, best: Found, around: Mapping[str, Sequence[Any]], seed: int
+    worker: Worker, *, plan: Plan, best: Found | None, around: Mapping[str, Sequence[Any]], seed: int
 ) -> list[dict[str, Any]]:
     """Return the accuracy of the best setting, then with each setting at each of its values."""
+    if best is None:
+        raise ValueError("a best setting must be known to vary it")
     seeded, found = replace(plan, seed=seed), []
     varied = [("", None), *((name, level) for name, values in around.items() for level in values)]
     for name, level in varied:

@@ -196,14 +196,15 @@ def test_a_quarter_budget_goes_on_where_it_was(
     from quarter_rule import judge
 
     mlflow_store(tmp_path)
-    trained = Interrupted(monkeypatch, after=250)
-    found = goes_on_where_it_was(quarter_budget.main, tmp_path, ["--steps", "32", "--trials", "2"], trained)
+    trained = Interrupted(monkeypatch, after=160)
+    smaller = ["--steps", "24", "--trials", "2", "--seeds", "1"]
+    found = goes_on_where_it_was(quarter_budget.main, tmp_path, smaller, trained)
     said = capsys.readouterr().out
     assert "h left]" in said
     assert "promise open" in said
     values = found["synthetic"]["values"]
     assert len(values) == 10  # three schedules at both lengths, two detectors tuned and published
-    assert all(len(rows) == 2 and rows[0]["accuracy"] is not None for rows in values.values())
+    assert all(len(rows) == 1 and rows[0]["accuracy"] is not None for rows in values.values())
     accuracy = {method: [row["accuracy"] for row in rows] for method, rows in values.items()}
     verdicts = judge(
         accuracy,
@@ -215,7 +216,8 @@ def test_a_quarter_budget_goes_on_where_it_was(
     searches = found["searches"]
     assert searches["synthetic search cosine at T"]["trials"] == 2  # both base LRs, the reference's counted once
     assert searches["synthetic search fastface at T/4"]["trials"] == 2
-    assert sum(steps is not None for steps in found["synthetic"]["steps_to_the_loss_of"]["steps"]["cosine at T"]) <= 2
+    reached = found["synthetic"]["steps_to_the_loss_of"]
+    assert 0 < reached["steps"][reached["method"]][0] <= 24  # a run has its own final loss at its end, if not before
     assert (tmp_path / "quarter_budget_synthetic.png").exists()
 
 
@@ -225,9 +227,9 @@ def test_horizons_go_on_where_they_were(
     import horizons
 
     mlflow_store(tmp_path)
-    trained = Interrupted(monkeypatch, after=150)
-    found = goes_on_where_it_was(horizons.main, tmp_path, ["--steps", "64", "--settings", "3"], trained)
-    assert np.array(found["values"]["T"]).shape == (2, 3)
+    trained = Interrupted(monkeypatch, after=45)
+    found = goes_on_where_it_was(horizons.main, tmp_path, ["--steps", "32", "--settings", "2"], trained)
+    assert np.array(found["values"]["T"]).shape == (2, 2)
     assert {"T/4 scale-free", "T/4 unscaled", "T cut at T/16"} < {*found["judged"]}
     assert (tmp_path / "horizons.png").exists()
 
@@ -254,10 +256,11 @@ def test_a_sensitivity_goes_on_where_it_was(
     import sensitivity
 
     mlflow_store(tmp_path)
-    trained = Interrupted(monkeypatch, after=150)
-    found = goes_on_where_it_was(sensitivity.main, tmp_path, [], trained)
+    smaller = ["--steps", "8", "--settings", "4", "--trials", "2"]
+    trained = Interrupted(monkeypatch, after=45)
+    found = goes_on_where_it_was(sensitivity.main, tmp_path, smaller, trained)
     steps = trained.steps
-    sensitivity.main(["--out", str(tmp_path), "--small"])  # a third time there is nothing left to train
+    sensitivity.main(["--out", str(tmp_path), "--small", *smaller])  # a third time there is nothing left to train
     assert trained.steps == steps
     assert {**json.loads((tmp_path / "sensitivity.json").read_text()), "about": found["about"]} == found
     assert set(found["points"]) == set(found["importances"])
