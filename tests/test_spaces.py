@@ -240,7 +240,7 @@ BAD_FILES = [
         "objective.metric: must be a metric of the workload (did you mean `accuracy`?), but got 'accuracy_lfw'",
     ),
     (
-        PLAIN + "objective: {metric: accuracy_lfw, direction: minimize}\n",
+        PLAIN + "objective: {metric: accuracy_lfw, direction: minimize}\nworkload: {evaluation: {sets: [lfw.bin]}}\n",
         "the direction of `accuracy_lfw` must be maximize",
     ),
     (

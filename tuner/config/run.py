@@ -8,21 +8,23 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from tuner.config.own import OwnConfig
+from tuner.config.strict import PositiveFloat, PositiveInt, Strict
 from tuner.models.names import backbone_fault
-from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD, METRIC_TAR, SYNTHETIC, set_metrics
+from tuner.names import (
+    METRIC_ACCURACY,
+    METRIC_ACCURACY_STD,
+    METRIC_FINAL_LOSS,
+    METRIC_TAR,
+    SYNTHETIC,
+    set_metrics,
+)
 from tuner.schedulers.registry import Schedule, Setting, resolve
+from tuner.workload import Direction
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """Base of every configuration: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataConfig(Strict):
@@ -209,12 +211,72 @@ class FaceConfig(Strict):
             )
         return self
 
+    @property
+    def reference_lr(self) -> float:
+        """The base LR where no scheduler space searches it."""
+        return self.optimizer.base_lr
+
+    @property
+    def given_lr(self) -> float | None:
+        """The base LR, where it was written out."""
+        return self.optimizer.base_lr if "base_lr" in self.optimizer.model_fields_set else None
+
+    @property
+    def metrics(self) -> dict[str, Direction]:
+        """What a trial can be judged by, the usual one first, with the better direction."""
+        of_sets = [name for each in self.evaluation.set_names for name in set_metrics(each)[::2]]
+        return {
+            METRIC_ACCURACY: "maximize",
+            METRIC_TAR: "maximize",
+            METRIC_FINAL_LOSS: "minimize",
+            **dict.fromkeys(of_sets, "maximize"),
+        }
+
+    @property
+    def evaluations(self) -> int:
+        """How many times a run is evaluated."""
+        return self.evaluation.times
+
+    @property
+    def batch_size(self) -> int:
+        """How many faces a step takes."""
+        return self.optimizer.batch_size
+
+    @property
+    def source(self) -> str:
+        """Where the faces are."""
+        return self.data.source
+
+    @property
+    def inputs(self) -> str:
+        """What decides the losses besides the settings, in words."""
+        return f"the faces in {self.source}, the verification sets or the weights to start from"
+
+    def at_lr(self, base_lr: float) -> "FaceConfig":
+        """Return the same at another base LR."""
+        return self.model_copy(update={"optimizer": self.optimizer.model_copy(update={"base_lr": base_lr})})
+
+    def from_source(self, source: str) -> "FaceConfig":
+        """Return the same on other faces."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"source": source})})
+
+
+def _kind(value: object) -> str:
+    named = "name" in value if isinstance(value, dict) else isinstance(value, OwnConfig)
+    return "<own>" if named else "<faces>"
+
+
+WorkloadConfig = Annotated[
+    Annotated[FaceConfig, Tag("<faces>")] | Annotated[OwnConfig, Tag("<own>")], Discriminator(_kind)
+]
+"""The built-in faces, or with a `name`, a workload of one's own."""
+
 
 class SchedulerConfig(Strict):
     """A scheduler by name, and its settings in steps or as fractions of the run (see `tuner.schedulers`)."""
 
     name: str = "fastface"
-    settings: dict[str, Setting] = {}
+    settings: dict[str, Setting] = Field(default_factory=dict)
 
 
 class RunConfig(Strict):
@@ -225,7 +287,7 @@ class RunConfig(Strict):
     Schedulers that do not read the loss are exact either way.
     """
 
-    workload: FaceConfig = FaceConfig()
+    workload: WorkloadConfig = FaceConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     total_steps: PositiveInt = 600
     seed: Annotated[int, Field(ge=0)] = 0
@@ -237,7 +299,7 @@ class RunConfig(Strict):
 
     def evaluation_steps(self) -> list[int]:
         """Return after how many steps to evaluate: evenly spread, the last at the end of the run."""
-        times = min(self.workload.evaluation.times, self.total_steps)
+        times = min(self.workload.evaluations, self.total_steps)
         return [round(self.total_steps * (index + 1) / times) for index in range(times)]
 
     @model_validator(mode="after")

@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from tuner.config.own import OwnConfig
+from tuner.config.run import FaceConfig, WorkloadConfig
 from tuner.config.run_file import load_run
+from tuner.config.space_file import with_workload
 from tuner.config.space_model import SamplerName, SpaceFile
+from tuner.errors import UserError
 from tuner.trials import TrialRecord
 
 
@@ -13,14 +19,15 @@ from tuner.trials import TrialRecord
 class Asked:
     """What was said of a sweep; None where nothing was: the space or the sweep that exists decides then.
 
-    `recipe` is a run's file, or the name of a shipped recipe, whose workload takes the place of the space's own;
-    `max_identities` and `max_images` take a part of its data. `share` lets trials take over the steps that earlier
-    trials of the working folder have trained, whose checkpoints may take `checkpoint_budget` ("20GiB") on disk.
-    `trials`, `budget_steps` and `budget_minutes` make the `Budget`.
+    `recipe` is a run's file, or the name of a shipped recipe, whose workload takes the place of the space's own, as
+    `workload` does, a class of one's own; `max_identities` and `max_images` take a part of the faces. `share` lets
+    trials take over the steps that earlier trials of the working folder have trained, whose checkpoints may take
+    `checkpoint_budget` ("20GiB") on disk. `trials`, `budget_steps` and `budget_minutes` make the `Budget`.
     """
 
     space: str | None = None
     recipe: str | None = None
+    workload: str | None = None
     data: str | None = None
     max_identities: int | None = None
     max_images: int | None = None
@@ -40,10 +47,10 @@ class Asked:
 
 
 def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
-    """Return a space with the workload of the recipe that was asked for, and a part of the data.
+    """Return a space with the workload, or that of the recipe, that was asked for, and a part of the data.
 
     Raises:
-        UserError: there is no such recipe, or its data is not named.
+        UserError: there is no such workload or recipe, or its data is not named.
     """
     workload = space.workload
     if asked.recipe is not None:
@@ -51,10 +58,42 @@ def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
         if asked.data is None:
             recipe.check_data()
         workload = recipe.config.workload
+    if asked.workload is not None:
+        if asked.recipe is not None:
+            raise UserError("a sweep trains one workload, but got --recipe and --workload; leave one of them out")
+        workload = named_workload(asked.workload, workload)
     limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
     given = {name: value for name, value in limits.items() if value is not None}
-    workload = workload.model_copy(update={"data": workload.data.model_copy(update=given)})
-    return space.model_copy(update={"workload": workload})
+    if isinstance(workload, FaceConfig):
+        workload = workload.model_copy(update={"data": workload.data.model_copy(update=given)})
+    elif given:
+        raise UserError(
+            f"--max-identities and --max-images are for faces, but {workload.name} is trained; leave them out"
+        )
+    space = with_workload(space, workload)
+    check_source(space.workload, asked.data)
+    return space
+
+
+def named_workload(name: str, workload: WorkloadConfig) -> OwnConfig:
+    """Return the workload that `--workload` names, with the settings of `workload` where that is the same.
+
+    Raises:
+        UserError: it cannot be a name.
+    """
+    if isinstance(workload, OwnConfig) and workload.name == name:
+        return workload
+    try:
+        return OwnConfig(name=name)
+    except ValidationError as error:
+        rule = error.errors()[0]["ctx"]["error"]
+        raise UserError(f"--workload: {rule}, but got {name!r}; write for example my_training:Digits") from None
+
+
+def check_source(workload: WorkloadConfig, data: str | None) -> None:
+    """Raise UserError where `--data` is given to a workload that has no setting for it."""
+    if data is not None and isinstance(workload, OwnConfig) and "data" not in workload.settings:
+        raise UserError(f"--data sets the setting `data`, but {workload.name} has none; leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
