@@ -8,10 +8,12 @@ assert not check_workload(Digits)
 """
 
 import io
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,14 +81,17 @@ def check_config(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     set_deterministic(where)
     opened, lr = open_workload(config), config.reference_lr if lr is None else lr
-    return _Checks(lambda: opened.build(seed=seed, device=where), lr=lr, metrics=[*config.metrics][:-1]).failed()
+    declared = [] if config.declared is None else [*config.declared.metrics]
+    with torch.random.fork_rng():
+        return _Checks(lambda: opened.build(seed=seed, device=where), lr=lr, metrics=declared).failed()
 
 
 class _Checks:
     """Trains some fresh copies of a workload for a few steps, each differently, and compares them."""
 
     def __init__(self, build: Callable[[], Workload], *, lr: float, metrics: list[str]) -> None:
-        self._build, self._lr, self._metrics = build, lr, metrics
+        self._make, self._lr, self._metrics = build, lr, metrics
+        self._built = 0
 
     def failed(self) -> list[Failed]:
         found: list[Failed] = []
@@ -98,7 +103,7 @@ class _Checks:
         raw = other.training_step(0, self._lr)
         if isinstance(raw, Tensor) and raw.requires_grad:
             found.append(Failed("loss", "`training_step` must return the loss detached; return loss.detach()"))
-        again = [float(raw), *(self._step(other, step) for step in range(1, _STEPS))]
+        again = [_number(raw), *(self._step(other, step) for step in range(1, _STEPS))]
         if again != losses:
             step = next(step for step in range(_STEPS) if again[step] != losses[step])
             found.append(
@@ -145,7 +150,7 @@ class _Checks:
         first, second = self._build(), self._build()
         for step in range(_BEFORE):
             first.training_step(step, 0.0)
-        return float(first.training_step(_BEFORE, 0.0)) == float(second.training_step(_BEFORE, 0.0))
+        return _number(first.training_step(_BEFORE, 0.0)) == _number(second.training_step(_BEFORE, 0.0))
 
     def _evaluated(self, losses: list[float]) -> list[Failed]:
         workload = self._build()
@@ -169,8 +174,20 @@ class _Checks:
             found.append(Failed("evaluation", f"{rule}, but {why}; {mend}"))
         return found
 
+    def _build(self) -> Workload:
+        """Return a fresh workload, each time with the process's own generators in another state."""
+        self._built += 1
+        torch.manual_seed(self._built)
+        random.seed(self._built)
+        np.random.seed(self._built)  # noqa: NPY002 - the one that foreign code may use
+        return self._make()
+
     def _step(self, workload: Workload, step: int) -> float:
-        return float(workload.training_step(step, self._lr))
+        return _number(workload.training_step(step, self._lr))
+
+
+def _number(loss: Tensor | float) -> float:
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
 def _plain(settings: Any) -> dict[str, Any]:
