@@ -17,7 +17,7 @@ from tuner.config.own import OwnConfig
 from tuner.config.own_code import looked_up, sources_digest
 from tuner.config.run import RunConfig
 from tuner.config.run_file import run_text
-from tuner.config.space_file import load_space, space_from_text
+from tuner.config.space_file import load_space, space_from_text, with_workload
 from tuner.errors import UserError
 from tuner.names import CURVE_FILE, EVALUATIONS_FILE, STATE_FILE
 from tuner.search.ledger import Ledger
@@ -235,6 +235,9 @@ def test_the_workload_option_takes_the_place_of_the_spaces_own() -> None:
 
     space = asked_space(Asked(workload=TOY), load_space("smoke"))
     assert (space.workload.source, space.objective.metric, space.objective.maximize) == (TOY, "accuracy", True)
+    with pytest.raises(UserError, match="there is no module gone"):  # whatever a file says that its class declares
+        declared = {"metrics": {"accuracy": "maximize"}, "base_lr": 0.1}
+        with_workload(space, OwnConfig.model_validate({"name": "gone:Toy", "declared": declared}))
     plan = make_plan(space, steps=20)
     assert run_config(plan, references(plan)[0]).workload.reference_lr == 0.05
     for asked in (Asked(workload=TOY, data="x"), Asked(workload=TOY, max_images=30), Asked(workload="Toy")):

@@ -49,7 +49,7 @@ def with_workload(space: SpaceFile, workload: WorkloadConfig) -> SpaceFile:
     """
     if isinstance(workload, FaceConfig):
         return space.model_copy(update={"workload": workload})
-    found = looked_up(workload) if workload.declared is None else workload
+    found = looked_up(workload)
     metric, given = space.objective.metric, "objective" in space.model_fields_set
     if not given or (metric not in found.metrics and workload != space.workload):
         metric = next(iter(found.metrics))

@@ -70,7 +70,8 @@ def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
         raise UserError(
             f"--max-identities and --max-images are for faces, but {workload.name} is trained; leave them out"
         )
-    space = with_workload(space, workload)
+    if workload is not space.workload:
+        space = with_workload(space, workload)
     check_source(space.workload, asked.data)
     return space
 
