@@ -41,6 +41,8 @@ METRIC_ACCURACY: Final = "accuracy"
 METRIC_FINAL_LOSS: Final = "final_loss"
 METRIC_ACCURACY_STD: Final = "accuracy_std"
 METRIC_TAR: Final = "tar_at_far"
+MASKED: Final = "masked"
+"""The verification set of held-out faces, one of each pair with a mask; its metrics are `set_metrics(MASKED)`."""
 
 EXPERIMENT: Final = "fastface-tuner"
 DEFAULT_TRACKING_URI: Final = "sqlite:///mlflow.db"

@@ -14,6 +14,7 @@ from tuner.config.own import OwnConfig
 from tuner.config.strict import PositiveFloat, PositiveInt, Strict
 from tuner.models.names import backbone_fault
 from tuner.names import (
+    MASKED,
     METRIC_ACCURACY,
     METRIC_ACCURACY_STD,
     METRIC_FINAL_LOSS,
@@ -168,12 +169,23 @@ class EvaluationConfig(Strict):
     `sets` are paths of `.bin` sets (lfw, cfp_fp, ...) or of lists of pairs, see `tuner.data.verification_sets`; each
     gives metrics under its file's name, `tuner.names.set_metrics`. `accuracy` and `tar_at_far` are those of the
     held-out identities; where `data.held_out` is 0, the means over the sets.
+
+    `masked` verifies the same pairs of held-out identities once more, the first face of each with a synthetic mask:
+    `accuracy_masked`, `accuracy_std_masked` and `tar_masked`.
     """
 
     pairs: Annotated[int, Field(ge=20, multiple_of=20)] = 6000
     far: Annotated[float, Field(gt=0, lt=1)] = 1e-2
     times: PositiveInt = 4
     sets: Annotated[tuple[str, ...], AfterValidator(_sets)] = ()
+    # Left out of records where it is off, as in those that were made before there was such a thing.
+    masked: Annotated[bool, Field(exclude_if=lambda masked: not masked)] = False
+
+    @model_validator(mode="after")
+    def _masked_is_no_set(self) -> "EvaluationConfig":
+        if self.masked and MASKED in self.set_names:
+            raise ValueError(f"with `masked` no set may be called {MASKED}, but one is; rename its file")
+        return self
 
     @property
     def set_names(self) -> tuple[str, ...]:
@@ -198,6 +210,10 @@ class FaceConfig(Strict):
             raise ValueError(
                 "`data.held_out > 0` must hold without `evaluation.sets`, but got 0; name sets to verify on, or"
                 " hold out identities (0.4 is the default)"
+            )
+        if self.data.held_out == 0 and self.evaluation.masked:
+            raise ValueError(
+                "`data.held_out > 0` must hold with `evaluation.masked`, but got 0; hold out some, or leave it out"
             )
         return self
 
@@ -224,7 +240,8 @@ class FaceConfig(Strict):
     @property
     def metrics(self) -> dict[str, Direction]:
         """What a trial can be judged by, the usual one first, with the better direction."""
-        of_sets = [name for each in self.evaluation.set_names for name in set_metrics(each)[::2]]
+        sets = [*self.evaluation.set_names, *([MASKED] if self.evaluation.masked else [])]
+        of_sets = [name for each in sets for name in set_metrics(each)[::2]]
         return {
             METRIC_ACCURACY: "maximize",
             METRIC_TAR: "maximize",
