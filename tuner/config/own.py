@@ -9,7 +9,7 @@ from tuner.config.strict import PositiveFloat, PositiveInt, Strict
 from tuner.names import METRIC_FINAL_LOSS
 from tuner.workload import Direction
 
-BUILT_IN: Final[Mapping[str, str]] = {}
+BUILT_IN: Final[Mapping[str, str]] = {"classification": "tuner.training.classification:ImageClassification"}
 """Workloads that come with the tool besides the faces: the class of each name."""
 
 
@@ -18,7 +18,7 @@ def _name(name: str) -> str:
         return name
     module, colon, attribute = name.partition(":")
     if not colon or not attribute.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-        raise ValueError("a workload must be named as `package.module:Class`")
+        raise ValueError(f"a workload must be named as `package.module:Class`, or be {' or '.join(BUILT_IN)}")
     return name
 
 

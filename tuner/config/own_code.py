@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tuner.config.own import Declared, OwnConfig
+from tuner.config.own import BUILT_IN, Declared, OwnConfig
 from tuner.config.strict_yaml import did_you_mean, dotted
 from tuner.errors import UserError
 from tuner.names import METRIC_FINAL_LOSS, METRIC_LOSS, METRIC_LR, METRIC_RESPONSE
@@ -56,7 +56,7 @@ def find_class(name: str) -> WorkloadClass:
     Raises:
         UserError: no such module or class, or the module cannot be imported.
     """
-    module_name, _, attribute = name.partition(":")
+    module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -121,7 +121,9 @@ def sources_digest(name: str) -> str:
     Raises:
         UserError: there is no such class, or no source of it.
     """
-    find_class(name)
+    found = find_class(name)
+    if name in BUILT_IN:  # which say themselves when they have changed
+        return str(getattr(found, "CODE"))  # noqa: B009 - of these only
     module = name.partition(":")[0]
     file = getattr(sys.modules[module], "__file__", None)
     if file is None or not file.endswith(".py"):

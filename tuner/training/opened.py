@@ -140,9 +140,11 @@ class OpenOwn:
         """Return what decides losses and metrics besides the LRs; code and data count by content."""
         from tuner.training.fingerprint import software
 
+        # Data that its class describes counts by content, not by where it is.
+        described = {"data"} if hasattr(self._class, "data") else set()
         return {
             "workload": self._config.name,
-            "settings": self._config.settings,
+            "settings": {name: value for name, value in self._config.settings.items() if name not in described},
             "code and data": self.data.digest,
             "seed": seed,
             **software(device),
