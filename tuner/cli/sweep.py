@@ -14,7 +14,7 @@ TrackingURI = Annotated[
 Wait = Annotated[bool, typer.Option("--wait", help="Where another sweep uses the GPU, wait for it to end.")]
 Workload = Annotated[
     str | None,
-    typer.Option(metavar="MODULE:CLASS", help="Train a class of your own in place of faces; see tuner.workload."),
+    typer.Option(metavar="MODULE:CLASS|classification", help="Train this in place of faces; see tuner.workload."),
 ]
 Verify = Annotated[
     int,

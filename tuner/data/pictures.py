@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.data.cache import cached, default_cache
 from tuner.data.faces import ChosenImages, FaceSet, Images, Labels
-from tuner.data.source import load_faces
+from tuner.data.folder import folder_recipe
 from tuner.errors import UserError
 
 DIGITS: Final = "digits"
@@ -42,10 +43,7 @@ def load_pictures(data: str, *, image_size: int) -> FaceSet:
     found = next((name for place, name in _TORCHVISION.items() if (root / place).is_dir()), None)
     if found is not None:
         return _of_torchvision(found, root, image_size)
-    pictures = load_faces(data, image_size=image_size, identities=0, images_per_identity=0)
-    if pictures.num_identities < 2:
-        raise UserError(f"at least 2 classes are needed, but {data} holds {pictures.num_identities}; add a folder")
-    return pictures
+    return cached(folder_recipe(root, image_size=image_size, least=2), cache=default_cache())
 
 
 def split_pictures(pictures: FaceSet, *, held_out: float, seed: int) -> tuple[FaceSet, FaceSet]:

@@ -57,7 +57,7 @@ class ImageClassification:
     """Cross-entropy on pictures, judged by top-1 and top-5 accuracy on those held out; a `WorkloadClass`."""
 
     metrics: ClassVar[dict[str, Direction]] = {"accuracy": "maximize", "top5": "maximize"}
-    base_lr = 0.05
+    base_lr = 0.02
     Settings = PictureSettings
     CODE = f"1 of torchvision {version('torchvision')}"
     """To be raised when a change of the code changes losses or metrics for the same settings."""
