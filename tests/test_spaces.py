@@ -22,7 +22,7 @@ HEAD = "question: q\n"
 FASTFACE = HEAD + "schedulers:\n  - name: fastface\n    parameters:\n"
 PATIENCE = FASTFACE + "      patience_fraction: "
 PLAIN = HEAD + "schedulers: [{name: fastface}]\n"
-SHIPPED = ["baselines", "fastface", "haar", "smoke"]
+SHIPPED = ["baselines", "classification", "fastface", "haar", "smoke"]
 
 
 def message(tmp_path: Path, text: str) -> str:
@@ -52,7 +52,7 @@ def test_the_list_of_shipped_spaces_is_complete() -> None:
     assert dict(shipped_spaces())["fastface"] == load_space("fastface").question
 
 
-@pytest.mark.parametrize("name", ["fastface", "haar", "smoke"])
+@pytest.mark.parametrize("name", ["classification", "fastface", "haar", "smoke"])
 def test_the_published_setting_lies_in_the_shipped_ranges(name: str) -> None:
     plan = make_plan(load_space(name))
     assert in_space(plan, plan.space.schedulers[0].name)
@@ -240,7 +240,7 @@ BAD_FILES = [
         "objective.metric: must be a metric of the workload (did you mean `accuracy`?), but got 'accuracy_lfw'",
     ),
     (
-        PLAIN + "objective: {metric: accuracy_lfw, direction: minimize}\n",
+        PLAIN + "objective: {metric: accuracy_lfw, direction: minimize}\nworkload: {evaluation: {sets: [lfw.bin]}}\n",
         "the direction of `accuracy_lfw` must be maximize",
     ),
     (
@@ -312,7 +312,7 @@ def test_what_is_no_readable_file_is_said(tmp_path: Path, monkeypatch: pytest.Mo
         ("latin.yaml", "UTF-8 text is needed, but byte 13 is not"),
         (".", "this is a folder"),
         ("fastfac", "did you mean `fastface`?"),
-        ("nothing.yaml", "known are baselines, fastface, haar, smoke"),
+        ("nothing.yaml", "known are baselines, classification, fastface, haar, smoke"),
     ]:
         with pytest.raises(UserError) as caught:
             load_space(name)

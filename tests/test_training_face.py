@@ -21,7 +21,7 @@ from tuner.training.face import FaceWorkload
 from tuner.training.faces import prepare_faces
 from tuner.training.loop import StepReport, TrainingRun, train
 from tuner.training.verify import flip_sum
-from tuner.training.workload import Workload
+from tuner.workload import Workload
 
 CPU = torch.device("cpu")
 STEPS = 6

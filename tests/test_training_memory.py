@@ -12,7 +12,6 @@ import torch
 
 from tuner.config.run import FaceConfig, RunConfig
 from tuner.errors import NoMemoryError
-from tuner.stages import trial
 from tuner.stages.trial import run_trial
 from tuner.training.memory import memory_explained
 
@@ -73,7 +72,7 @@ def test_a_trial_that_does_not_fit_says_so(tmp_path: Path, monkeypatch: pytest.M
         def __init__(self, *_: object, **__: object) -> None:
             raise torch.OutOfMemoryError(GPU)
 
-    monkeypatch.setattr(trial, "FaceWorkload", Full)
+    monkeypatch.setattr("tuner.training.face.FaceWorkload", Full)
     data = {"image_size": 32, "identities": 8, "images_per_identity": 4}
     config = RunConfig.model_validate({"workload": {"data": data, "evaluation": {"pairs": 20}}})
     with pytest.raises(NoMemoryError, match=r"20\.50 GiB"):

@@ -130,6 +130,7 @@ def _collect(
 ) -> CollectedSweep:
     params = {} if parent is None or parent in runs else parent.data.params
     judge = metric or params.get("objective") or _judge(name, runs)
+    direction = params.get("direction") if judge == params.get("objective") else None
     about: dict[str, Setting] = {key: params[key] for key in ("data", "sampler", "seed") if key in params}
     lengths = {run.data.params.get("total_steps") for run in runs}
     if len(lengths) == 1 and (length := next(iter(lengths))) is not None and length.isdecimal():
@@ -137,7 +138,7 @@ def _collect(
     return CollectedSweep(
         name=name if parent is None else str(parent.info.run_name or name),
         metric=judge,
-        maximize=larger_is_better(judge),
+        maximize=larger_is_better(judge) if direction is None else direction == "maximize",
         trials=tuple(_trial(run, place, judge) for place, run in enumerate(runs)),
         recorded=RecordedRuns(client),
         about=about,

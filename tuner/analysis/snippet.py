@@ -3,10 +3,12 @@
 from textwrap import wrap
 from typing import Final
 
-from tuner.config.run import RunConfig
+from tuner.config.run import FaceConfig, OptimizerConfig, RunConfig
 
 _COMMENT_WIDTH: Final = 100
 _ADAPTERS = {"fastface": "FastFaceLR", "haar": "HaarLR"}
+_PLAIN: Final = OptimizerConfig(weight_decay=0, clip_norm=None)
+"""Stands where the workload has an optimizer of its own."""
 _START = """\
 import torch
 {imports}
@@ -34,13 +36,14 @@ def torch_code(config: RunConfig, *, about: str) -> str:
 
     A detector comes as its drop-in scheduler, `FastFaceLR` or `HaarLR`; other schedules are asked for each step's LR.
     """
-    optimizer = config.workload.optimizer
+    workload = config.workload
+    optimizer = workload.optimizer if isinstance(workload, FaceConfig) else _PLAIN
     adapter = _ADAPTERS.get(config.scheduler.name)
     clip = optimizer.clip_norm
     start = _START.format(
         imports="from tuner import " + adapter if adapter else "from tuner.schedulers.registry import resolve",
         about=comment(about),
-        lr=optimizer.base_lr,
+        lr=workload.reference_lr,
         momentum=optimizer.momentum,
         decay=optimizer.weight_decay,
     )
@@ -58,6 +61,6 @@ def torch_code(config: RunConfig, *, about: str) -> str:
     return (
         f'{start}settings = {{\n{lines}}}\nschedule = resolve("{name}", settings, total_steps={steps})\n'
         f"state, factor = schedule.start()\nfor step in range({steps}):\n"
-        f'    for group in optimizer.param_groups:\n        group["lr"] = {optimizer.base_lr} * factor\n'
+        f'    for group in optimizer.param_groups:\n        group["lr"] = {workload.reference_lr} * factor\n'
         f"{_LOSS}{update}    state, factor = schedule.advance(state, loss.item())\n"
     )

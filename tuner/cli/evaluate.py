@@ -61,7 +61,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from tuner.config.run import RunConfig
+    from tuner.config.run import FaceConfig
     from tuner.data.verification_sources import find_sources
     from tuner.training.embedding import evaluation_batch
     from tuner.training.saved_backbone import load_backbone
@@ -71,7 +71,8 @@ def evaluate(
         raise UserError(f"`0 < --far < 1` must hold, but got {far}; 0.001 is usual")
     where, paths = _device(device), find_sources(data)
     saved = load_backbone(weights, backbone=backbone, image_size=image_size, embedding_size=embedding_size)
-    run = (saved.run or RunConfig()).workload
+    own = None if saved.run is None else saved.run.workload
+    run = own if isinstance(own, FaceConfig) else FaceConfig()
     far = run.evaluation.far if far is None else far
     sources = _opened(paths, image_size=saved.image_size, num_pairs=run.evaluation.pairs, seed=run.data.split_seed)
     batch_size = batch_size or evaluation_batch(where, image_size=saved.image_size)

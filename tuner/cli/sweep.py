@@ -12,6 +12,10 @@ TrackingURI = Annotated[
     str | None, typer.Option(help="MLflow store [default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db].")
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Where another sweep uses the GPU, wait for it to end.")]
+Workload = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:CLASS|classification", help="Train this in place of faces; see tuner.workload."),
+]
 Verify = Annotated[
     int,
     typer.Option(min=0, metavar="K", help="Then train K of the trials again, without sharing, and compare them."),
@@ -45,6 +49,7 @@ def sweep(
         str | None,
         typer.Option(help="Train what this recipe trains: a run's YAML file, or a shipped one [default: the space's]."),
     ] = None,
+    workload: Workload = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -119,6 +124,7 @@ def sweep(
     asked = Asked(
         space=space,
         recipe=recipe,
+        workload=workload,
         data=data,
         max_identities=max_identities,
         max_images=max_images,

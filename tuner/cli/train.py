@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner.cli.sweep import MaxIdentities, MaxImages, Sets, TrackingURI, Wait
+from tuner.cli.sweep import MaxIdentities, MaxImages, Sets, TrackingURI, Wait, Workload
 
 if TYPE_CHECKING:
     from tuner.sweep.run_folder import RunFolder, RunRecord
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[str, typer.Argument(help="The run: a YAML file, or the name of a shipped recipe.")],
     *,
+    workload: Workload = None,
     data: Annotated[
         str | None, typer.Option(metavar="DIR|synthetic", help="Faces [default: the configuration's].")
     ] = None,
@@ -55,6 +56,7 @@ def train(
 
     asked = AskedRun(
         config=config,
+        workload=workload,
         data=data,
         max_identities=max_identities,
         max_images=max_images,

@@ -8,21 +8,24 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from tuner.config.own import OwnConfig
+from tuner.config.strict import PositiveFloat, PositiveInt, Strict
 from tuner.models.names import backbone_fault
-from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD, METRIC_TAR, SYNTHETIC, set_metrics
+from tuner.names import (
+    MASKED,
+    METRIC_ACCURACY,
+    METRIC_ACCURACY_STD,
+    METRIC_FINAL_LOSS,
+    METRIC_TAR,
+    SYNTHETIC,
+    set_metrics,
+)
 from tuner.schedulers.registry import Schedule, Setting, resolve
+from tuner.workload import Direction
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """Base of every configuration: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataConfig(Strict):
@@ -166,12 +169,23 @@ class EvaluationConfig(Strict):
     `sets` are paths of `.bin` sets (lfw, cfp_fp, ...) or of lists of pairs, see `tuner.data.verification_sets`; each
     gives metrics under its file's name, `tuner.names.set_metrics`. `accuracy` and `tar_at_far` are those of the
     held-out identities; where `data.held_out` is 0, the means over the sets.
+
+    `masked` verifies the same pairs of held-out identities once more, the first face of each with a synthetic mask:
+    `accuracy_masked`, `accuracy_std_masked` and `tar_masked`.
     """
 
     pairs: Annotated[int, Field(ge=20, multiple_of=20)] = 6000
     far: Annotated[float, Field(gt=0, lt=1)] = 1e-2
     times: PositiveInt = 4
     sets: Annotated[tuple[str, ...], AfterValidator(_sets)] = ()
+    # Left out of records where it is off, as in those that were made before there was such a thing.
+    masked: Annotated[bool, Field(exclude_if=lambda masked: not masked)] = False
+
+    @model_validator(mode="after")
+    def _masked_is_no_set(self) -> "EvaluationConfig":
+        if self.masked and MASKED in self.set_names:
+            raise ValueError(f"with `masked` no set may be called {MASKED}, but one is; rename its file")
+        return self
 
     @property
     def set_names(self) -> tuple[str, ...]:
@@ -197,6 +211,10 @@ class FaceConfig(Strict):
                 "`data.held_out > 0` must hold without `evaluation.sets`, but got 0; name sets to verify on, or"
                 " hold out identities (0.4 is the default)"
             )
+        if self.data.held_out == 0 and self.evaluation.masked:
+            raise ValueError(
+                "`data.held_out > 0` must hold with `evaluation.masked`, but got 0; hold out some, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -209,12 +227,73 @@ class FaceConfig(Strict):
             )
         return self
 
+    @property
+    def reference_lr(self) -> float:
+        """The base LR where no scheduler space searches it."""
+        return self.optimizer.base_lr
+
+    @property
+    def given_lr(self) -> float | None:
+        """The base LR, where it was written out."""
+        return self.optimizer.base_lr if "base_lr" in self.optimizer.model_fields_set else None
+
+    @property
+    def metrics(self) -> dict[str, Direction]:
+        """What a trial can be judged by, the usual one first, with the better direction."""
+        sets = [*self.evaluation.set_names, *([MASKED] if self.evaluation.masked else [])]
+        of_sets = [name for each in sets for name in set_metrics(each)[::2]]
+        return {
+            METRIC_ACCURACY: "maximize",
+            METRIC_TAR: "maximize",
+            METRIC_FINAL_LOSS: "minimize",
+            **dict.fromkeys(of_sets, "maximize"),
+        }
+
+    @property
+    def evaluations(self) -> int:
+        """How many times a run is evaluated."""
+        return self.evaluation.times
+
+    @property
+    def batch_size(self) -> int:
+        """How many faces a step takes."""
+        return self.optimizer.batch_size
+
+    @property
+    def source(self) -> str:
+        """Where the faces are."""
+        return self.data.source
+
+    @property
+    def inputs(self) -> str:
+        """What decides the losses besides the settings, in words."""
+        return f"the faces in {self.source}, the verification sets or the weights to start from"
+
+    def at_lr(self, base_lr: float) -> "FaceConfig":
+        """Return the same at another base LR."""
+        return self.model_copy(update={"optimizer": self.optimizer.model_copy(update={"base_lr": base_lr})})
+
+    def from_source(self, source: str) -> "FaceConfig":
+        """Return the same on other faces."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"source": source})})
+
+
+def _kind(value: object) -> str:
+    named = "name" in value if isinstance(value, dict) else isinstance(value, OwnConfig)
+    return "<own>" if named else "<faces>"
+
+
+WorkloadConfig = Annotated[
+    Annotated[FaceConfig, Tag("<faces>")] | Annotated[OwnConfig, Tag("<own>")], Discriminator(_kind)
+]
+"""The built-in faces, or with a `name`, a workload of one's own."""
+
 
 class SchedulerConfig(Strict):
     """A scheduler by name, and its settings in steps or as fractions of the run (see `tuner.schedulers`)."""
 
     name: str = "fastface"
-    settings: dict[str, Setting] = {}
+    settings: dict[str, Setting] = Field(default_factory=dict)
 
 
 class RunConfig(Strict):
@@ -225,7 +304,7 @@ class RunConfig(Strict):
     Schedulers that do not read the loss are exact either way.
     """
 
-    workload: FaceConfig = FaceConfig()
+    workload: WorkloadConfig = FaceConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     total_steps: PositiveInt = 600
     seed: Annotated[int, Field(ge=0)] = 0
@@ -237,7 +316,7 @@ class RunConfig(Strict):
 
     def evaluation_steps(self) -> list[int]:
         """Return after how many steps to evaluate: evenly spread, the last at the end of the run."""
-        times = min(self.workload.evaluation.times, self.total_steps)
+        times = min(self.workload.evaluations, self.total_steps)
         return [round(self.total_steps * (index + 1) / times) for index in range(times)]
 
     @model_validator(mode="after")

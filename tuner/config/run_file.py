@@ -45,7 +45,7 @@ class RunFile:
 
     def check_data(self) -> None:
         """Raise UserError where the run is a recipe, whose data must be named, and is not there under its own name."""
-        source = self.config.workload.data.source
+        source = self.config.workload.source
         if self.shipped and source != SYNTHETIC and not Path(source).exists():
             raise UserError(f"the recipe {self.name} is for {source}; say with --data where that is")
 

@@ -9,6 +9,7 @@ import itertools
 from collections import Counter
 from typing import Final
 
+from tuner.config.run import FaceConfig
 from tuner.config.space_model import Domain, SamplerName, SpaceFile
 from tuner.config.strict_yaml import did_you_mean, dotted
 from tuner.errors import UserError
@@ -120,9 +121,9 @@ def _check_base_lr(space: SpaceFile) -> None:
         for end, value in zip(_ends(space.base_lr), space.base_lr.corners(), strict=True):
             if isinstance(value, str) or value <= 0:
                 raise _error(space, ("base_lr", *end), f"`base_lr > 0` must hold, but got {value}")
-    elif space.base_lr is not None and "base_lr" in space.workload.optimizer.model_fields_set:
-        other = space.workload.optimizer.base_lr
-        rule = f"`base_lr` ({space.base_lr}) and `workload.optimizer.base_lr` ({other}) say the same thing; keep one"
+    elif space.base_lr is not None and (other := space.workload.given_lr) is not None:
+        key = "workload.optimizer.base_lr" if isinstance(space.workload, FaceConfig) else "workload.base_lr"
+        rule = f"`base_lr` ({space.base_lr}) and `{key}` ({other}) say the same thing; keep one"
         raise _error(space, ("base_lr",), rule)
 
 

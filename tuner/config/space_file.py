@@ -7,12 +7,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tuner.config.own_code import looked_up
+from tuner.config.run import FaceConfig, WorkloadConfig
 from tuner.config.space_check import check_space
 from tuner.config.space_model import SpaceFile
 from tuner.config.strict_yaml import did_you_mean, explain, parse_mapping, read_text
 from tuner.errors import UserError
 
-__all__ = ["SpaceFile", "load_space", "shipped_spaces", "space_from_record", "space_from_text", "space_record"]
+__all__ = [
+    "SpaceFile",
+    "load_space",
+    "shipped_spaces",
+    "space_from_record",
+    "space_from_text",
+    "space_record",
+    "with_workload",
+]
 
 
 def load_space(name_or_path: str | Path) -> SpaceFile:
@@ -23,8 +33,33 @@ def load_space(name_or_path: str | Path) -> SpaceFile:
     """
     path = _locate(name_or_path)
     space = space_from_text(read_text(path), file=str(path))
+    space = with_workload(space, space.workload)
     check_space(space)
     return space
+
+
+def with_workload(space: SpaceFile, workload: WorkloadConfig) -> SpaceFile:
+    """Return a space for a workload, the class of an own one looked up.
+
+    An own workload's first metric judges the trials where the space names none, or where the space was made for another
+    workload, whose metric this one does not have.
+
+    Raises:
+        UserError: there is no such class, or something of the space does not go with it.
+    """
+    if isinstance(workload, FaceConfig):
+        return space.model_copy(update={"workload": workload})
+    found = looked_up(workload)
+    metric, given = space.objective.metric, "objective" in space.model_fields_set
+    if not given or (metric not in found.metrics and workload != space.workload):
+        metric = next(iter(found.metrics))
+    direction = space.objective.direction if metric == space.objective.metric and given else None
+    changed = {"workload": found, "objective": {"metric": metric, "direction": direction or found.metrics.get(metric)}}
+    try:
+        checked = SpaceFile.model_validate({name: getattr(space, name) for name in space.model_fields_set} | changed)
+    except ValidationError as error:
+        raise UserError(explain(error, SpaceFile, file=space.file)) from error
+    return checked.named(text=space.text, file=space.file)
 
 
 def space_from_text(text: str, *, file: str) -> SpaceFile:

@@ -25,15 +25,16 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, PlainValidator, PrivateAttr, Tag, model_validator
 
-from tuner.config.run import FaceConfig, PositiveInt, Strict
+from tuner.config.run import FaceConfig, WorkloadConfig
+from tuner.config.strict import PositiveInt, Strict
 from tuner.config.strict_yaml import did_you_mean
-from tuner.names import METRIC_ACCURACY, METRIC_FINAL_LOSS, METRIC_TAR, Setting, set_metrics
+from tuner.names import METRIC_ACCURACY, METRIC_FINAL_LOSS, METRIC_TAR, Setting
+from tuner.workload import Direction
 
-Direction = Literal["maximize", "minimize"]
 SamplerName = Literal["tpe", "random", "grid", "cmaes", "gp"]
 
 METRICS: Final[tuple[str, ...]] = (METRIC_ACCURACY, METRIC_TAR, METRIC_FINAL_LOSS)
-"""What any trial can be judged by, besides accuracy and TAR on the verification sets of its workload."""
+"""What any face trial can be judged by, besides accuracy and TAR on the verification sets of its workload."""
 
 
 def _number(value: object) -> float | int:
@@ -129,16 +130,11 @@ class Objective(Strict):
     metric: str = METRIC_ACCURACY
     direction: Direction | None = None
 
-    @model_validator(mode="after")
-    def _direction_fits(self) -> "Objective":
-        better = "maximize" if self.maximize else "minimize"
-        if self.direction not in (None, better):
-            raise ValueError(f"the direction of `{self.metric}` must be {better}, but got {self.direction}")
-        return self
-
     @property
     def maximize(self) -> bool:
         """Whether more is better."""
+        if self.direction is not None:
+            return self.direction == "maximize"
         return self.metric != METRIC_FINAL_LOSS
 
 
@@ -181,7 +177,7 @@ class SpaceFile(Strict):
     that they still cost.
 
     `workload` overrides settings of the training run; `base_lr`, common to all schedulers, is fixed to a number or
-    searched, in which case the references run at `workload.optimizer.base_lr`.
+    searched, in which case the references run at the workload's own.
     """
 
     question: Annotated[str, Field(min_length=1)]
@@ -192,19 +188,21 @@ class SpaceFile(Strict):
     sampler: SamplerName = "tpe"
     decision_grid: Annotated[int, Field(ge=0)] = 0
     cost_aware: bool = False
-    workload: FaceConfig = FaceConfig()
+    workload: WorkloadConfig = FaceConfig()
     base_lr: BaseLR | None = None
     schedulers: Annotated[tuple[SchedulerSpace, ...], AfterValidator(_not_empty)]
 
     @model_validator(mode="after")
     def _the_workload_has_the_metric(self) -> Self:
-        metric, known = self.objective.metric, [*METRICS]
-        for name in self.workload.evaluation.set_names:
-            accuracy, _, tar = set_metrics(name)
-            known += [accuracy, tar]
+        metric, known = self.objective.metric, self.workload.metrics
+        if not known:  # the class of an own workload was not looked up yet
+            return self
         if metric not in known:
-            rule = f"must be a metric of the workload ({did_you_mean(metric, known)})"
+            rule = f"must be a metric of the workload ({did_you_mean(metric, [*known])})"
             raise ValueError(f"objective.metric: {rule}, but got {metric!r}")
+        better, direction = known[metric], self.objective.direction
+        if direction not in (None, better):
+            raise ValueError(f"objective: the direction of `{metric}` must be {better}, but got {direction}")
         return self
 
     _text: str = PrivateAttr("")
@@ -213,7 +211,7 @@ class SpaceFile(Strict):
     @property
     def reference_base_lr(self) -> float:
         """The base LR where it is not searched, which is also that of the references."""
-        return float(self.base_lr) if isinstance(self.base_lr, int | float) else self.workload.optimizer.base_lr
+        return float(self.base_lr) if isinstance(self.base_lr, int | float) else self.workload.reference_lr
 
     @property
     def text(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
 from tuner.errors import UserError
 
@@ -75,7 +75,7 @@ def explain(error: ValidationError, model: type[BaseModel], *, file: str) -> str
     kind, value = first["type"], first["input"]
     if kind == "extra_forbidden":
         key = str(loc[-1])
-        return f"{file}: unknown key `{dotted(loc)}`; {did_you_mean(key, _keys_at(model, loc[:-1]))}{more}"
+        return f"{file}: unknown key `{dotted(loc)}`; {did_you_mean(key, _keys_at(model, first['loc'][:-1]))}{more}"
     if kind == "missing":
         return f"{file}: `{dotted(loc)}` is required, but is missing{more}"
     rule = str(first["ctx"]["error"]) if kind == "value_error" else _PLAIN.get(kind, _lower(first["msg"]))
@@ -100,7 +100,7 @@ _PLAIN: Final = {
 }
 """What pydantic says in a programmer's words, in those of the file's writer."""
 
-_UNION_TAGS: Final = frozenset({"<number>", "<range>"})
+_UNION_TAGS: Final = frozenset({"<number>", "<range>", "<faces>", "<own>"})
 """Tags that a discriminated union in a model may use; they say nothing to a reader of the file."""
 
 
@@ -152,13 +152,19 @@ def _keys_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """Return the keys that the model takes at a path, found along its annotations."""
     here: Any = model
     for part in loc:
-        if get_origin(here) is dict:
+        if part in _UNION_TAGS:
+            here = next((one for one in get_args(here) if part in _tags(one)), here)
+        elif get_origin(here) is dict:
             here = get_args(here)[1]
         elif isinstance(part, str) and (found := _model_in(here)) is not None:
             field = found.model_fields.get(part)
             here = None if field is None else field.annotation
     found = _model_in(here)
     return [] if found is None else sorted(found.model_fields)
+
+
+def _tags(annotation: Any) -> list[str]:
+    return [each.tag for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Tag)]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

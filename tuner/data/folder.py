@@ -30,7 +30,12 @@ def decode(path: Path, *, image_size: int) -> Images:
 
 
 def folder_recipe(
-    root: Path, *, image_size: int, progress: Callable[[int, int], None] | None = None, subset: Subset = EVERYTHING
+    root: Path,
+    *,
+    image_size: int,
+    progress: Callable[[int, int], None] | None = None,
+    subset: Subset = EVERYTHING,
+    least: int = MIN_IDENTITIES,
 ) -> Recipe:
     """Return how to make the faces of the folder `root`, whose sub-folders are the identities.
 
@@ -46,6 +51,7 @@ def folder_recipe(
         image_size: side of the square images in pixels.
         progress: called with (images done, images in all).
         subset: which part of the images to make.
+        least: how many identities, or classes, there must be.
 
     Raises:
         UserError: there is no such folder, too few identities, or an identity without an image.
@@ -67,7 +73,8 @@ def folder_recipe(
             labels += [len(names)] * len(images)
             names.append(unicodedata.normalize("NFC", identity.name))
             files += images
-    _check_identities(root, names)
+    if len(names) < least:
+        raise _too_few(root, names, least)
     rows, chosen, chosen_names = subset.choose(np.array(labels, dtype=np.int64), tuple(names), source=str(root))
     files = [files[row] for row in rows.tolist()]
     listing = [(f"{path.parent.name}/{path.name}", *file_stamp(path)) for path in files]
@@ -112,16 +119,12 @@ def file_stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _check_identities(root: Path, names: list[str]) -> None:
-    if len(names) >= MIN_IDENTITIES:
-        return
+def _too_few(root: Path, names: list[str], least: int) -> UserError:
     hint = "; give the folder that holds one folder for each identity"
     if any(path.suffix.lower() in IMAGE_SUFFIXES for path in _sorted(root)):
         hint = "; give each identity a folder of its own, images in the root belong to nobody"
-    raise UserError(
-        f"at least {MIN_IDENTITIES} identities are needed, two to train on and two to verify on, but `{root}` holds"
-        f" {len(names)}{hint}"
-    )
+    why = ", two to train on and two to verify on" if least == MIN_IDENTITIES else ""
+    return UserError(f"at least {least} identities are needed{why}, but `{root}` holds {len(names)}{hint}")
 
 
 def _unreadable(path: Path, reason: str) -> UserError:

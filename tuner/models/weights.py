@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def fit_weights(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str
         )
 
 
-def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
+def save_weights(state: Mapping[str, Any], path: str | Path) -> None:
     """Write a backbone's state dict for `load_weights`, whole or not at all; OSError where it cannot be written."""
     content = io.BytesIO()
     torch.save(dict(state), content)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from tuner.config.run import FaceConfig, RunConfig, SchedulerConfig
+from tuner.config.run import RunConfig, SchedulerConfig, WorkloadConfig
 from tuner.config.space_check import check_space
 from tuner.config.space_model import SamplerName, SpaceFile
 from tuner.errors import UserError
@@ -140,20 +140,16 @@ def recorded_distributions(plan: Plan, params: Params) -> dict[str, BaseDistribu
     return found
 
 
-def planned_workload(plan: Plan) -> FaceConfig:
+def planned_workload(plan: Plan) -> WorkloadConfig:
     """Return the space's workload with the plan's data: what all of its runs have in common."""
     workload = plan.space.workload
-    if plan.data is None:
-        return workload
-    return workload.model_copy(update={"data": workload.data.model_copy(update={"source": plan.data})})
+    return workload if plan.data is None else workload.from_source(plan.data)
 
 
 def run_config(plan: Plan, chosen: Assignment) -> RunConfig:
     """Return the training run of an assignment: the space's workload with the plan's data, length and seed."""
-    workload = planned_workload(plan)
-    optimizer = workload.optimizer.model_copy(update={"base_lr": chosen.base_lr})
     return RunConfig(
-        workload=workload.model_copy(update={"optimizer": optimizer}),
+        workload=planned_workload(plan).at_lr(chosen.base_lr),
         scheduler=SchedulerConfig(name=chosen.scheduler, settings=dict(chosen.settings)),
         total_steps=plan.steps,
         seed=plan.seed,

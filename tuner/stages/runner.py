@@ -13,7 +13,7 @@ from tuner.stages.shelf import Shelf, StepCounts
 from tuner.stages.tree import Plan, Stage, Tree
 from tuner.training import delay
 from tuner.training.loop import PendingLoss, StepReport, TrainingRun, diverged, train
-from tuner.training.workload import Workload
+from tuner.workload import Workload
 
 CHECKPOINTS_PER_RUN: Final = 20
 """Checkpoints on the default grid: no more than this part of its steps does a trial repeat before it departs."""

@@ -1,4 +1,4 @@
-"""One face trial from its configuration to its metrics, sharing what it can. Knows nothing of who asked."""
+"""One trial from its configuration to its metrics, sharing what it can. Knows nothing of who asked."""
 
 import time
 from collections import deque
@@ -21,10 +21,8 @@ from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
 from tuner.training.determinism import is_deterministic
 from tuner.training.explosion import Explosion
-from tuner.training.face import FaceWorkload
-from tuner.training.faces import prepare_faces, prepare_sets
-from tuner.training.fingerprint import fingerprint
 from tuner.training.memory import memory_explained
+from tuner.training.opened import open_workload
 
 _LOOK_SECONDS: Final = 0.1
 """How often a trial's files are brought up to date, and it is looked whether there is room for more."""
@@ -54,7 +52,7 @@ def plan_of(config: RunConfig) -> Plan:
     """Return what decides a run's LRs; `Tree.walk` finds with it how many of its steps are known."""
     return Plan(
         schedule=config.schedule(),
-        base_lr=config.workload.optimizer.base_lr,
+        base_lr=config.workload.reference_lr,
         total_steps=config.total_steps,
         loss_delay=config.loss_delay,
     )
@@ -107,26 +105,12 @@ def _run_trial(
     label: str,
     at_end: Callable[[dict[str, Any]], object] | None,
 ) -> Generator[TrialProgress, None, None]:
-    workload, seed = config.workload, config.seed
-    train, verification = prepare_faces(workload.data)
-    sets = prepare_sets(workload)
-    shelf = None
-    if store is not None:
-        common = fingerprint(
-            workload,
-            seed=seed,
-            train=train.digest,
-            verification=verification.digest,
-            sets={each.name: each.digest for each in sets},
-            device=device,
-        )
-        shelf = store.shelf(common)
+    opened, seed = open_workload(config.workload), config.seed
+    shelf = None if store is None else store.shelf(opened.fingerprint(seed=seed, device=device))
     evaluate_at = config.evaluation_steps()
     run = SharedRun(
         plan_of(config),
-        build=lambda: FaceWorkload(
-            workload, seed=seed, train=train, verification=verification, sets=sets, device=device
-        ),
+        build=lambda: opened.build(seed=seed, device=device),
         shelf=shelf,
         evaluate_at=evaluate_at,
         deterministic=is_deterministic(device),

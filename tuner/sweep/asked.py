@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from tuner.config.own import OwnConfig
+from tuner.config.run import FaceConfig, WorkloadConfig
 from tuner.config.run_file import load_run
+from tuner.config.space_file import with_workload
 from tuner.config.space_model import SamplerName, SpaceFile
+from tuner.errors import UserError
 from tuner.sweep.data import placed
 from tuner.trials import TrialRecord
 
@@ -14,15 +20,16 @@ from tuner.trials import TrialRecord
 class Asked:
     """What was said of a sweep; None where nothing was: the space or the sweep that exists decides then.
 
-    `recipe` is a run's file, or the name of a shipped recipe, whose workload takes the place of the space's own;
-    `max_identities` and `max_images` take a part of its data; `sets`, files or folders, judge it in place of held-out
-    people. `share` lets trials take over the steps that earlier trials of the working folder have trained, whose
-    checkpoints may take `checkpoint_budget` ("20GiB") on disk. `trials`, `budget_steps` and `budget_minutes` make the
-    `Budget`.
+    `recipe` is a run's file, or the name of a shipped recipe, whose workload takes the place of the space's own, as
+    `workload` does, a class of one's own; `max_identities` and `max_images` take a part of the faces; `sets`, files or
+    folders, judge it in place of held-out people. `share` lets trials take over the steps that earlier trials of the
+    working folder have trained, whose checkpoints may take `checkpoint_budget` ("20GiB") on disk. `trials`,
+    `budget_steps` and `budget_minutes` make the `Budget`.
     """
 
     space: str | None = None
     recipe: str | None = None
+    workload: str | None = None
     data: str | None = None
     max_identities: int | None = None
     max_images: int | None = None
@@ -43,10 +50,10 @@ class Asked:
 
 
 def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
-    """Return a space with the workload of the recipe that was asked for, a part of the data, and whole paths.
+    """Return a space with the workload, or that of the recipe, that was asked for, a part of the data, and whole paths.
 
     Raises:
-        UserError: there is no such recipe, its data is not named, or the verification sets cannot be.
+        UserError: there is no such workload or recipe, its data is not named, or the verification sets cannot be.
     """
     workload = space.workload
     if asked.recipe is not None:
@@ -54,10 +61,50 @@ def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
         if asked.data is None:
             recipe.check_data()
         workload = recipe.config.workload
+    if asked.workload is not None:
+        if asked.recipe is not None:
+            raise UserError("a sweep trains one workload, but got --recipe and --workload; leave one of them out")
+        workload = named_workload(asked.workload, workload)
     limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
     given = {name: value for name, value in limits.items() if value is not None}
-    workload = workload.model_copy(update={"data": workload.data.model_copy(update=given)})
-    return space.model_copy(update={"workload": placed(workload, sets=asked.sets)})
+    if isinstance(workload, FaceConfig):
+        workload = workload.model_copy(update={"data": workload.data.model_copy(update=given)})
+        workload = placed(workload, sets=asked.sets)
+    else:
+        check_faces_only(workload, asked.max_identities, asked.max_images, asked.sets)
+    if workload is not space.workload:
+        space = with_workload(space, workload)
+    check_source(space.workload, asked.data)
+    return space
+
+
+def named_workload(name: str, workload: WorkloadConfig) -> OwnConfig:
+    """Return the workload that `--workload` names, with the settings of `workload` where that is the same.
+
+    Raises:
+        UserError: it cannot be a name.
+    """
+    if isinstance(workload, OwnConfig) and workload.name == name:
+        return workload
+    try:
+        return OwnConfig(name=name)
+    except ValidationError as error:
+        rule = error.errors()[0]["ctx"]["error"]
+        raise UserError(f"--workload: {rule}, but got {name!r}; write for example my_training:Digits") from None
+
+
+def check_faces_only(workload: OwnConfig, *given: object) -> None:
+    """Raise UserError where something was `given` that only a workload of faces has."""
+    if any(given):
+        raise UserError(
+            f"--max-identities, --max-images and --sets are for faces, but {workload.name} is trained; leave them out"
+        )
+
+
+def check_source(workload: WorkloadConfig, data: str | None) -> None:
+    """Raise UserError where `--data` is given to a workload that has no setting for it."""
+    if data is not None and isinstance(workload, OwnConfig) and "data" not in workload.settings:
+        raise UserError(f"--data sets the setting `data`, but {workload.name} has none; leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,18 +2,20 @@
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from tuner.config.space_file import load_space
+from tuner.config.own import OwnConfig
+from tuner.config.space_file import SpaceFile, load_space
 from tuner.errors import UserError
 from tuner.files import write_record
 from tuner.names import ENVIRONMENT_FILE, STAGES_DIR, TAG_DESCRIPTION, TAG_FOLDER
 from tuner.search.ledger import Ledger
-from tuner.search.plan import make_plan, planned_workload
+from tuner.search.plan import make_plan, planned_workload, references, run_config
 from tuner.sizes import num_bytes
 from tuner.stages.store import DEFAULT_BUDGET
 from tuner.sweep.asked import Asked, Budget, asked_space
@@ -21,6 +23,7 @@ from tuner.sweep.data import absolute_data, prepare
 from tuner.sweep.devices import first_visible, gpus
 from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.ending import Ending
+from tuner.sweep.fitness import unfit
 from tuner.sweep.folder import ENVIRONMENT, SweepDescription, new_folder
 from tuner.sweep.lock import device_lock, sweep_lock
 from tuner.sweep.run import run_trials
@@ -77,6 +80,12 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
         with device_lock(device, sweep=folder.path):
             pass  # a GPU in use is told before the faces are decoded
     faces = prepare(planned_workload(plan), console)
+    flaw = unfit(run_config(plan, references(plan)[0]))
+    if flaw is not None:
+        if asked.cost_aware:
+            raise UserError(f"a cost-aware search needs shared steps, but {flaw}; leave out --cost-aware")
+        plan, sharing = replace(plan, cost_aware=False), Sharing(None, sharing.checkpoint_budget, unfit=True)
+        tell(f"nothing is shared, since the workload failed a check of tuner.testing.check_workload: {flaw}")
     tracker = connect(uri)
     environment = describe_environment([gpu.name for gpu in gpus()])
     with ExitStack() as locks:
@@ -88,7 +97,8 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
             params={
                 "space": space.file,
                 **({} if asked.recipe is None else {"recipe": asked.recipe}),
-                "data": plan.data or space.workload.data.source,
+                "data": plan.data or space.workload.source,
+                **_of_own(space),
                 "budget": str(budget),
                 "total_steps": plan.steps,
                 "seed": plan.seed,
@@ -116,6 +126,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
                     store=None if sharing.store is None else str(sharing.store),
                     checkpoint_budget=sharing.checkpoint_budget,
                     faces=faces.digest,
+                    unfit=flaw,
                 )
             )
             locks.enter_context(sweep_lock(folder.path))
@@ -139,6 +150,14 @@ def sharing_of(asked: Asked) -> Sharing:
     """Return whether and where the trials of a new sweep share steps; UserError for a budget that is no size."""
     budget = DEFAULT_BUDGET if asked.checkpoint_budget is None else num_bytes(asked.checkpoint_budget)
     return Sharing(None if asked.share is False else Path(STAGES_DIR).absolute(), budget)
+
+
+def _of_own(space: SpaceFile) -> dict[str, str]:
+    """Return what MLflow is told of a workload that it would not know by itself."""
+    workload, objective = space.workload, space.objective
+    if not isinstance(workload, OwnConfig):
+        return {}
+    return {"workload": workload.name, "direction": "maximize" if objective.maximize else "minimize"}
 
 
 def budget_of(asked: Asked, *, trials: int) -> Budget:

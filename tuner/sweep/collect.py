@@ -19,7 +19,7 @@ def collect(folder: SweepFolder) -> CollectedSweep:
     ledger = Ledger.open(folder.journal, read_only=True)
     plan = ledger.plan
     about: dict[str, Setting] = {
-        "data": plan.data or plan.space.workload.data.source,
+        "data": plan.data or plan.space.workload.source,
         "steps": plan.steps,
         "sampler": plan.sampler,
         "seed": plan.seed,

@@ -110,8 +110,8 @@ def confirm_sweep(
             faces = prepare(planned_workload(plan), console)
             if description.faces not in (None, faces.digest):
                 raise UserError(
-                    f"a confirmation needs the data that the sweep had, but the faces in {faces.source}, the "
-                    "verification sets or the weights to start from have changed; restore them, or begin a new sweep"
+                    f"a confirmation needs what the sweep had, but {planned_workload(plan).inputs} have changed; "
+                    "restore what was there, or begin a new sweep"
                 )
             locks.enter_context(device_lock(first_visible(), sweep=folder.path, wait=wait, tell=tell))
         runs.path.mkdir(exist_ok=True)

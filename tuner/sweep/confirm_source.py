@@ -98,7 +98,7 @@ class ConfirmSource:
                 "folder": str(folder),
                 "threads": self._threads,
                 "label": self._label(run.number),
-                "store": self._description.store or str(folder / STAGES_DIR),
+                "store": self._description.store_of(folder),
                 "checkpoint_budget": self._description.checkpoint_budget,
             },
         )

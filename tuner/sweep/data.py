@@ -1,6 +1,5 @@
 """What a sweep or a single run reads: checked, and its images decoded or rendered once, before the first step."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,54 +7,37 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
-from tuner.config.run import FaceConfig
+from tuner.config.run import FaceConfig, WorkloadConfig
 from tuner.config.strict_yaml import explain
 from tuner.data.verification_sources import find_sources
 from tuner.errors import UserError
 from tuner.names import SYNTHETIC
 from tuner.tracking.environment import DataDescription
-from tuner.training.faces import prepare_faces, prepare_sets
+from tuner.training.opened import open_workload
 
 
-def prepare(workload: FaceConfig, console: Console) -> DataDescription:
-    """Decode or render all images of a workload, find out if they and the weights can be used, and describe them."""
-    config = workload.data
-    weights = _weights_digest(workload)
+def prepare(workload: WorkloadConfig, console: Console) -> DataDescription:
+    """Read all that a workload needs, such as its images, find out if it can be used, and describe it."""
+    if isinstance(workload, FaceConfig):
+        _check_weights(workload)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("preparing faces", total=None)
+        task = bar.add_task(f"preparing {'faces' if isinstance(workload, FaceConfig) else 'data'}", total=None)
         on_image: Callable[[int, int], None] = lambda done, total: bar.update(task, completed=done, total=total)  # noqa: E731
-        sets = prepare_sets(workload, progress=on_image)
-        train, verification = prepare_faces(config, progress=on_image)
-    return DataDescription(
-        name="synthetic faces" if config.source == SYNTHETIC else Path(config.source).name,
-        digest=_digest(train.digest, *(each.digest for each in sets), *weights),
-        source=config.source,
-        counts={
-            "training_identities": train.num_identities,
-            "training_images": len(train.labels),
-            "verification_identities": verification.num_identities,
-            "verification_images": len(verification.labels),
-            **{f"pairs_{each.name}": len(each.pairs.same) for each in sets},
-        },
-    )
+        data = open_workload(workload, progress=on_image).data
+    return DataDescription(name=data.name, digest=data.digest, source=data.source, counts=data.counts)
 
 
-def _weights_digest(workload: FaceConfig) -> list[str]:
-    """Return the digest of the weights to start from, none where there are none; UserError where they do not fit."""
+def _check_weights(workload: FaceConfig) -> None:
+    """Raise UserError where the weights to start from do not fit the backbone."""
     model = workload.model
-    if model.weights is None:
-        return []
-    from tuner.models.backbones import build_backbone
-    from tuner.models.weights import load_weights, weights_digest
+    if model.weights is not None:
+        from tuner.models.backbones import build_backbone
+        from tuner.models.weights import load_weights
 
-    size = workload.data.image_size
-    load_weights(build_backbone(model.backbone, image_size=size, embedding_size=model.embedding_size), model.weights)
-    return [weights_digest(model.weights)]
-
-
-def _digest(faces: str, *others: str) -> str:
-    """Return one digest for the faces and all else that a run reads; the faces' own where there is nothing else."""
-    return hashlib.sha256("".join((faces, *others)).encode()).hexdigest() if others else faces
+        size = workload.data.image_size
+        load_weights(
+            build_backbone(model.backbone, image_size=size, embedding_size=model.embedding_size), model.weights
+        )
 
 
 def placed(workload: FaceConfig, *, sets: Sequence[str] = ()) -> FaceConfig:

@@ -10,10 +10,18 @@ from typing import Annotated, Any, Final
 import yaml
 from pydantic import Field, ValidationError
 
-from tuner.config.run import PositiveFloat, PositiveInt, Strict
+from tuner.config.strict import PositiveFloat, PositiveInt, Strict
 from tuner.errors import UserError
 from tuner.files import write_whole
-from tuner.names import ENVIRONMENT_FILE, FORMAT_VERSION, JOURNAL_FILE, SWEEP_FILE, SWEEPS_DIR, TRIALS_DIR
+from tuner.names import (
+    ENVIRONMENT_FILE,
+    FORMAT_VERSION,
+    JOURNAL_FILE,
+    STAGES_DIR,
+    SWEEP_FILE,
+    SWEEPS_DIR,
+    TRIALS_DIR,
+)
 from tuner.stages.store import DEFAULT_BUDGET
 from tuner.sweep.asked import Budget
 from tuner.sweep.run_folder import RunFolder
@@ -27,7 +35,8 @@ class SweepDescription(Strict):
 
     `tracking_uri` holds no credentials: where a server wants them, each start takes them from its own environment.
     `store` is the stage store that its trials share, None where they share nothing; `checkpoint_budget` are the bytes
-    that checkpoints may take there. `faces` is the digest of the data, None where it is not known.
+    that checkpoints may take there. `faces` is the digest of the data, None where it is not known. `unfit` says which
+    checks of `tuner.testing` the workload failed, so that nothing is shared; None where it failed none.
     """
 
     format: int = FORMAT_VERSION
@@ -40,11 +49,16 @@ class SweepDescription(Strict):
     store: str | None = None
     checkpoint_budget: Annotated[int, Field(ge=0)] = DEFAULT_BUDGET
     faces: str | None = None
+    unfit: str | None = None
 
     @property
     def budget(self) -> Budget:
         """How much the sweep may do."""
         return Budget(trials=self.trials, steps=self.budget_steps, minutes=self.budget_minutes)
+
+    def store_of(self, run: Path) -> str | None:
+        """Return the stage store that a run with this folder trains with; None where it must train with none."""
+        return None if self.unfit is not None else self.store or str(run / STAGES_DIR)
 
 
 class SweepFolder:

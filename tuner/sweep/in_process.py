@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import torch
 
-from tuner.config.run import RunConfig
+from tuner.config.run import FaceConfig, RunConfig, WorkloadConfig
 from tuner.errors import NoRoomError
 from tuner.models.weights import save_weights
-from tuner.names import WEIGHTS_FILE
+from tuner.names import STATE_FILE, WEIGHTS_FILE
 from tuner.room import patiently
 from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, run_trial
@@ -26,20 +26,20 @@ def train_in_process(
     config: RunConfig,
     folder: Path,
     *,
-    store: Path,
+    store: Path | None,
     label: str,
     hear: Callable[[TrialProgress], None],
     stopped: Callable[[], bool],
 ) -> Outcome:
     """Train one run as a trial of a sweep is trained, to its end or until it is `stopped`; say which, or how it failed.
 
-    Stopped, it leaves a checkpoint, and goes on from there the next time. At its end, the backbone's weights are in
-    `folder`, beside curve and evaluations.
+    Stopped, it leaves a checkpoint, and goes on from there the next time. At its end, the backbone's weights, or the
+    whole state of a workload of one's own, are in `folder`, beside curve and evaluations.
 
     Args:
         config: the run.
         folder: where its files go.
-        store: the stage store.
+        store: the stage store; None for a workload that cannot go on from a checkpoint.
         label: of the run in that store.
         hear: gets the progress of each step.
         stopped: asked after each step.
@@ -54,9 +54,9 @@ def train_in_process(
         config,
         folder,
         device=device,
-        store=StageStore(store),
+        store=None if store is None else StageStore(store),
         label=label,
-        at_end=partial(_save_backbone, folder / WEIGHTS_FILE),
+        at_end=partial(_save, config.workload, folder),
     )
     try:
         for progress in steps:
@@ -72,5 +72,7 @@ def train_in_process(
     return "finished"
 
 
-def _save_backbone(path: Path, state: dict[str, Any]) -> None:
-    patiently(lambda: save_weights(state["backbone"], path), path)
+def _save(workload: WorkloadConfig, folder: Path, state: dict[str, Any]) -> None:
+    faces = isinstance(workload, FaceConfig)
+    kept, path = (state["backbone"], folder / WEIGHTS_FILE) if faces else (state, folder / STATE_FILE)
+    patiently(lambda: save_weights(kept, path), path)

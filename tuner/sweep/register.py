@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from tuner.analysis.snippet import torch_code
-from tuner.config.run import RunConfig
+from tuner.config.run import FaceConfig, RunConfig
 from tuner.errors import UserError
 from tuner.models.weights import save_weights
 from tuner.names import CONFIG_FILE, WEIGHTS_FILE
@@ -48,6 +48,8 @@ def register_best(
         UserError: the trial is not in MLflow, its faces are not there, or the store does not take the model.
     """
     trial = best.trial
+    if not isinstance(best.config.workload, FaceConfig):
+        raise UserError("a backbone of faces can be registered, but this sweep trained another workload; use train")
     if trial.run_id is None:
         raise UserError(
             f"a model is registered with its run, but MLflow has none of trial {trial.number} yet; "

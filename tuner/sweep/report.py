@@ -9,6 +9,7 @@ import yaml
 
 from tuner.analysis.confirmed_record import read_confirmation
 from tuner.analysis.report_material import Facts, Material
+from tuner.config.run import DataConfig, FaceConfig
 from tuner.errors import UserError
 from tuner.files import read_record
 from tuner.names import CURVE_FILE, SYNTHETIC
@@ -78,17 +79,22 @@ def _facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _data(plan: Plan, description: SweepDescription) -> Iterator[tuple[str, str]]:
-    data = plan.space.workload.data
-    source = plan.data or data.source
+    workload = plan.space.workload
+    source = plan.data or workload.source
     yield "source", source
-    if source == SYNTHETIC:
+    if isinstance(workload, FaceConfig):
+        yield from _faces(workload.data, synthetic=source == SYNTHETIC)
+    yield "digest", description.faces or "not recorded"
+
+
+def _faces(data: DataConfig, *, synthetic: bool) -> Iterator[tuple[str, str]]:
+    if synthetic:
         yield "identities", f"{data.identities}, {data.images_per_identity} images each"
     for name, limit in (("identities at most", data.max_identities), ("images at most", data.max_images)):
         if limit is not None:
             yield name, f"{limit:,}"
     yield "image size", f"{data.image_size} pixels"
     yield "held out", f"{data.held_out:.0%} of the identities (split seed {data.split_seed})"
-    yield "digest", description.faces or "not recorded"
 
 
 def _search(plan: Plan, description: SweepDescription, folder: SweepFolder) -> Iterator[tuple[str, str]]:
@@ -98,8 +104,11 @@ def _search(plan: Plan, description: SweepDescription, folder: SweepFolder) -> I
     yield "sampler", f"{plan.sampler}, cost-aware" if plan.cost_aware else plan.sampler
     yield "decision grid", f"{plan.decision_grid}" if plan.decision_grid else "any step"
     yield "seed", f"{plan.seed}"
-    yield "model", f"{workload.model.backbone}, embedding {workload.model.embedding_size}"
-    yield "batch", f"{workload.optimizer.batch_size}"
+    if isinstance(workload, FaceConfig):
+        yield "model", f"{workload.model.backbone}, embedding {workload.model.embedding_size}"
+    else:
+        yield "workload", f"{workload.name} {workload.settings}"
+    yield "batch", f"{workload.batch_size or 'not known'}"
     yield "stage store", description.store or "none: trials shared nothing"
     yield "MLflow", f"{description.tracking_uri}, run {description.parent_run_id}"
     yield "folder", str(folder.path)

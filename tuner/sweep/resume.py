@@ -58,8 +58,8 @@ def resume_sweep(
         faces = prepare(planned_workload(ledger.plan), console)
         if description.faces not in (None, faces.digest):
             raise UserError(
-                f"a resumed sweep needs the data that it was begun with, but the faces in {faces.source}, the "
-                "verification sets or the weights to start from have changed; restore them, or begin a new sweep"
+                f"a resumed sweep needs what it was begun with, but {planned_workload(ledger.plan).inputs} have "
+                "changed; restore what was there, or begin a new sweep"
             )
         tracker = Tracker(uri)  # the store need not be there: what it lacks is sent once it is
         locks.enter_context(device_lock(first_visible(), sweep=folder.path, wait=wait, tell=tell))
@@ -76,7 +76,11 @@ def resume_sweep(
         if changed != description:
             folder.write(changed, replace=True)
         tell(f"{budget.out_of(ledger.num_finished)} are done")
-        sharing = Sharing(None if description.store is None else Path(description.store), description.checkpoint_budget)
+        sharing = Sharing(
+            None if description.store is None else Path(description.store),
+            description.checkpoint_budget,
+            unfit=description.unfit is not None,
+        )
         run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console, ending=ending)
         if verify:
             from tuner.sweep.verify import verify_sharing
@@ -87,7 +91,7 @@ def resume_sweep(
 
 def check_same(asked: Asked, plan: Plan, description: SweepDescription) -> None:
     """Raise UserError where a sweep that exists is another one than was asked for."""
-    source = plan.data or plan.space.workload.data.source
+    source = plan.data or plan.space.workload.source
     ours: dict[str, tuple[object, object]] = {
         "--steps": (asked.steps, plan.steps),
         "--seed": (asked.seed, plan.seed),
@@ -132,7 +136,8 @@ def _mend(folder: SweepFolder, ledger: Ledger, description: SweepDescription) ->
     records, lines = ledger.trials(), []
     for record in records:
         if record.state == "RUNNING":
-            lines.append(f"trial {record.number} was not finished; it goes on from its last recorded step")
+            how = "goes on from its last recorded step" if description.unfit is None else "begins again"
+            lines.append(f"trial {record.number} was not finished; it {how}")
         elif (left := folder.trial(record.number) / STAGES_DIR).exists():
             shutil.rmtree(left, ignore_errors=True)
             lines.append(f"trial {record.number}: removed its checkpoints, which nobody needs any more")

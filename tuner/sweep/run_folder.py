@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from tuner.config.run import RunConfig, Strict
+from tuner.config.run import RunConfig
 from tuner.config.run_file import run_text
+from tuner.config.strict import Strict
 from tuner.config.strict_yaml import explain
 from tuner.errors import UserError
 from tuner.files import read_record, write_record, write_whole
-from tuner.names import CONFIG_FILE, RUN_FILE, RUN_LOCK_FILE, WEIGHTS_FILE
+from tuner.names import CONFIG_FILE, RUN_FILE, RUN_LOCK_FILE, STATE_FILE, WEIGHTS_FILE
 
 State = Literal["unfinished", "finished", "failed"]
 _KIND = "run"
@@ -23,9 +24,10 @@ class RunRecord(Strict):
     """What is known of a single run.
 
     `tracking_uri` holds no credentials. `store` is the stage store that it shares, None where it shares nothing;
-    `faces` the digest of its data. `metrics` are those of its end. Steps and `shared_with` are as in
-    `tuner.trials.TrialRecord`; `seconds` is the time that it took, over all the processes that ran it, and `ended` when
-    the last of them did, in seconds since 1970. `reason` says why it failed; `mirrored`, that MLflow has all of it.
+    `faces` the digest of its data; `unfit` says which checks of `tuner.testing` its workload failed, None: none.
+    `metrics` are those of its end. Steps and `shared_with` are as in `tuner.trials.TrialRecord`; `seconds` is the time
+    that it took, over all the processes that ran it, and `ended` when the last of them did, in seconds since 1970.
+    `reason` says why it failed; `mirrored`, that MLflow has all of it.
     """
 
     name: str
@@ -35,6 +37,7 @@ class RunRecord(Strict):
     run_id: str
     store: str | None
     faces: str
+    unfit: str | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     steps: int = 0
     steps_executed: int = 0
@@ -54,7 +57,12 @@ class RunFolder:
         self.path = path.absolute()
         self.record = self.path / RUN_FILE
         self.config = self.path / CONFIG_FILE
-        self.weights = self.path / WEIGHTS_FILE
+
+    @property
+    def weights(self) -> Path:
+        """The trained backbone, or of a workload of one's own the whole state; there once the run is finished."""
+        state = self.path / STATE_FILE
+        return state if state.exists() else self.path / WEIGHTS_FILE
 
     @property
     def exists(self) -> bool:

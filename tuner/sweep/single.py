@@ -10,17 +10,21 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from tuner.config.run import RunConfig
+from tuner.config.own import OwnConfig
+from tuner.config.own_code import looked_up
+from tuner.config.run import FaceConfig, RunConfig, WorkloadConfig
 from tuner.config.run_file import RunFile, load_run, run_text
 from tuner.config.strict_yaml import dotted
 from tuner.errors import UserError
 from tuner.names import CONFIG_FILE, RUNS_DIR, STAGES_DIR, TAG_FOLDER
 from tuner.schedulers.registry import setting_names
 from tuner.schedulers.settings import check_settings
+from tuner.sweep.asked import check_faces_only, check_source, named_workload
 from tuner.sweep.data import absolute_data, placed, prepare
 from tuner.sweep.devices import first_visible, gpus
 from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.ending import Ending
+from tuner.sweep.fitness import unfit
 from tuner.sweep.lock import device_lock, run_lock
 from tuner.sweep.run_folder import RunFolder, RunRecord
 from tuner.sweep.single_session import Session
@@ -37,11 +41,13 @@ EPOCH_DIGITS: Final = 2
 class AskedRun:
     """What a command line asks of a single run; None where the configuration decides, or the run that exists.
 
-    `config` is a file or the name of a shipped recipe. `epochs` makes the steps of so many passes over the training
-    images, each without its last, partial batch. `sets` judge the run in place of held-out people.
+    `config` is a file or the name of a shipped recipe; `workload`, a class of one's own, takes its workload's place.
+    `epochs` makes the steps of so many passes over the training images, each without its last, partial batch. `sets`
+    judge the run in place of held-out people.
     """
 
     config: str
+    workload: str | None = None
     data: str | None = None
     max_identities: int | None = None
     max_images: int | None = None
@@ -87,7 +93,7 @@ def train_run(asked: AskedRun, *, console: Console, ending: Ending, wait: bool =
         with device_lock(device, sweep=folder.path):
             pass  # a GPU in use is told before the faces are decoded
     faces = prepare(config.workload, console)
-    images = faces.counts["training_images"]
+    images = faces.counts.get("training_images")
     if asked.epochs is not None:
         config = _of_epochs(config, asked.epochs, images=images)
     with ExitStack() as locks:
@@ -96,43 +102,78 @@ def train_run(asked: AskedRun, *, console: Console, ending: Ending, wait: bool =
         locks.enter_context(run_lock(folder.path, wait=wait, tell=tell))
         begun = folder.read() if folder.exists else None  # another process may have been at it
         if begun is None:
+            flaw = unfit(config)
+            if flaw is not None:
+                store = None
+                tell(f"nothing is shared, since the workload failed a check of tuner.testing.check_workload: {flaw}")
             tracker = connect(uri)
-            begun = _begin(config, folder, tracker, faces=faces, store=store)
-            epochs = round(config.total_steps * config.workload.optimizer.batch_size / images, EPOCH_DIGITS)
-            people = faces.counts["training_identities"]
-            tell(f"{config.total_steps:,} steps, {epochs:g} epochs of {images:,} images of {people:,} identities")
+            begun = _begin(config, folder, tracker, faces=faces, store=store, flaw=flaw)
+            tell(_length(config, faces))
         else:
             _check_same(config, asked, begun, folder)
             if begun.state == "finished":
                 return folder, _shown(begun, folder, asked, tell=tell)
             if begun.faces != faces.digest:
                 raise UserError(
-                    f"a run goes on with the faces that it was begun with, but those in {faces.source} have changed; "
-                    "restore them, or begin a new run with another --name"
+                    f"a run goes on with what it was begun with, but {config.workload.inputs} have changed; "
+                    "restore what was there, or begin a new run with another --name"
                 )
             tracker = Tracker(uri)  # the store need not be there: what it lacks is sent once it is
-            tell(f"{folder.path} was not finished; it goes on from its last recorded step")
+            how = "goes on from its last recorded step" if begun.unfit is None else "begins again"
+            tell(f"{folder.path} was not finished; it {how}")
         return folder, _train(begun, folder, tracker, console=console, ending=ending)
 
 
 def _overridden(file: RunFile, asked: AskedRun) -> RunConfig:
     """Return the configuration with the command line's settings, and with whole paths."""
     config = file.config
-    data = config.workload.data
-    source = absolute_data(asked.data or data.source)
-    if asked.data is None:
+    if asked.data is None and asked.workload is None:
         file.check_data()
-    limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
+    named = config.workload if asked.workload is None else named_workload(asked.workload, config.workload)
     changed: dict[str, Any] = config.to_dict()
-    workload = changed["workload"] = placed(config.workload, sets=asked.sets).model_dump(mode="json")
-    workload["data"] |= {"source": source, **{name: value for name, value in limits.items() if value is not None}}
+    changed["workload"] = _faces(named, asked) if isinstance(named, FaceConfig) else _own(named, asked)
     changed["seed"] = config.seed if asked.seed is None else asked.seed
     changed["total_steps"] = config.total_steps if asked.steps is None else asked.steps
     return RunConfig.model_validate(changed)
 
 
-def _of_epochs(config: RunConfig, epochs: float, *, images: int) -> RunConfig:
-    batch_size = config.workload.optimizer.batch_size
+def _faces(workload: FaceConfig, asked: AskedRun) -> dict[str, Any]:
+    changed: dict[str, Any] = placed(workload, sets=asked.sets).model_dump(mode="json")
+    limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
+    changed["data"] |= {name: value for name, value in limits.items() if value is not None}
+    changed["data"]["source"] = absolute_data(asked.data or workload.source)
+    return changed
+
+
+def _own(workload: OwnConfig, asked: AskedRun) -> dict[str, Any]:
+    check_faces_only(workload, asked.max_identities, asked.max_images, asked.sets)
+    found = looked_up(workload)
+    check_source(found, asked.data)
+    data = absolute_data(asked.data)
+    return (found if data is None else found.from_source(data)).model_dump(mode="json")
+
+
+def _length(config: RunConfig, data: DataDescription) -> str:
+    steps, images, batch_size = (
+        f"{config.total_steps:,} steps",
+        data.counts.get("training_images"),
+        config.workload.batch_size,
+    )
+    if images is None or batch_size is None:
+        return steps
+    epochs = round(config.total_steps * batch_size / images, EPOCH_DIGITS)
+    people = data.counts.get("training_identities")
+    of_people = "" if people is None else f" of {people:,} identities"
+    return f"{steps}, {epochs:g} epochs of {images:,} images{of_people}"
+
+
+def _of_epochs(config: RunConfig, epochs: float, *, images: int | None) -> RunConfig:
+    batch_size = config.workload.batch_size
+    if images is None or batch_size is None:
+        raise UserError(
+            "`--epochs` needs a workload with a setting `batch_size` and data that counts `training_images`, but this"
+            " one lacks them; give --steps"
+        )
     steps = int(epochs * (images // batch_size))
     if steps < 1:
         raise UserError(
@@ -174,7 +215,13 @@ def _difference(ours: Any, theirs: Any, at: tuple[str, ...] = ()) -> str | None:
 
 
 def _begin(
-    config: RunConfig, folder: RunFolder, tracker: Tracker, *, faces: DataDescription, store: Path | None
+    config: RunConfig,
+    folder: RunFolder,
+    tracker: Tracker,
+    *,
+    faces: DataDescription,
+    store: Path | None,
+    flaw: str | None,
 ) -> RunRecord:
     """Make the MLflow run and the record of a new run."""
     name = folder.path.name
@@ -186,10 +233,9 @@ def _begin(
         params={
             "scheduler": scheduler.name,
             **check_settings(scheduler.name, setting_names(scheduler.name).values(), scheduler.settings),
-            "base_lr": config.workload.optimizer.base_lr,
-            "batch_size": config.workload.optimizer.batch_size,
-            "backbone": config.workload.model.backbone,
-            "data": config.workload.data.source,
+            "base_lr": config.workload.reference_lr,
+            **_described(config.workload),
+            "data": config.workload.source,
             "total_steps": config.total_steps,
             "seed": config.seed,
         },
@@ -207,12 +253,19 @@ def _begin(
         run_id=run_id,
         store=None if store is None else str(store),
         faces=faces.digest,
+        unfit=flaw,
     )
     try:
         folder.write(record)
     except OSError as error:
         raise UserError(f"the run's folder {folder.path} cannot be written: {error}; choose another --out") from None
     return record
+
+
+def _described(workload: WorkloadConfig) -> dict[str, Any]:
+    if isinstance(workload, FaceConfig):
+        return {"batch_size": workload.batch_size, "backbone": workload.model.backbone}
+    return {"workload": workload.name, **workload.settings}
 
 
 def _shown(record: RunRecord, folder: RunFolder, asked: AskedRun, *, tell: "partial[None]") -> RunRecord:

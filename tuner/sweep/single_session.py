@@ -24,13 +24,15 @@ class Session:
     """Hears a run's steps, and files what came of it, once, whichever thread comes first.
 
     `outcome` is to be set before `close`; without one the run counts as broken off. `store` is the stage store to train
-    with: the shared one, or where nothing is shared one of the run's own, which goes when it is finished.
+    with: the shared one, or where nothing is shared one of the run's own, which goes when it is finished; None for a
+    workload that is unfit to go on from a checkpoint.
     """
 
     def __init__(self, record: RunRecord, *, folder: RunFolder, mirror: RunMirror, progress: RunProgress) -> None:
         self.record = record
         self.outcome: Outcome | None = None
-        self.store = folder.path / STAGES_DIR if record.store is None else Path(record.store)
+        own = None if record.unfit is not None else folder.path / STAGES_DIR
+        self.store = own if record.store is None else Path(record.store)
         self._folder, self._mirror, self._progress = folder, mirror, progress
         self._last: TrialProgress | None = None
         self._metrics: dict[str, float] = {}
@@ -75,7 +77,7 @@ class Session:
             status, texts = "FAILED", {TRACEBACK_FILE: outcome.traceback}
             changed |= {"state": "failed", "reason": outcome.reason}
         self._file(changed, patient=status == "FINISHED")
-        if status == "FINISHED" and self.record.store is None:
+        if status == "FINISHED" and self.record.store is None and self.store is not None:
             shutil.rmtree(self.store, ignore_errors=True)
         for line in self._said(status):
             self._progress.message(line)

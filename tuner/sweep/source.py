@@ -41,12 +41,18 @@ IDLE_TRIALS: Final = 100
 class Sharing:
     """Whether and where trials share the steps that they have in common: the stage store, None for no sharing.
 
-    Without one, each trial has a store of its own as long as it runs, so that it can be interrupted. The
-    `checkpoint_budget` is the most that the checkpoints of a store may take, in bytes.
+    Without one, each trial has a store of its own as long as it runs, so that it can be interrupted; none at all where
+    the workload is `unfit` for that, and a trial that was broken off begins again. The `checkpoint_budget` is the most
+    that the checkpoints of a store may take, in bytes.
     """
 
     store: Path | None
     checkpoint_budget: int
+    unfit: bool = False
+
+    def store_of(self, trial: Path) -> str | None:
+        """Return the store that the trial with this folder trains with."""
+        return None if self.unfit else str(self.store or trial / STAGES_DIR)
 
 
 @dataclass(slots=True)
@@ -189,7 +195,7 @@ class SweepSource:
             "folder": str(folder),
             "threads": self._threads,
             "label": self._view.label(suggestion.number),
-            "store": str(self._sharing.store or folder / STAGES_DIR),
+            "store": self._sharing.store_of(folder),
             "checkpoint_budget": self._sharing.checkpoint_budget,
         }
 

@@ -13,6 +13,7 @@ from tuner.config.run import FaceConfig
 from tuner.data.batches import Batches
 from tuner.data.effects import Effects
 from tuner.data.faces import FaceSet
+from tuner.data.masked_set import masked_set
 from tuner.data.prefetch import prefetched
 from tuner.data.verification_sets import VerificationSet, drawn_set
 from tuner.models.backbones import build_backbone
@@ -105,9 +106,12 @@ class FaceWorkload:
         if [each.name for each in self._sets] != [*config.evaluation.set_names]:
             raise ValueError(f"the verification sets must be {config.evaluation.set_names}, in this order")
         self._held_out: VerificationSet | None = None
+        self._masked: tuple[VerificationSet, ...] = ()
         if len(verification.labels):
             pairs, split_seed = config.evaluation.pairs, config.data.split_seed
             self._held_out = drawn_set(verification, num_pairs=pairs, seed=split_seed)
+            if config.evaluation.masked:
+                self._masked = (masked_set(self._held_out, seed=split_seed),)
 
     def training_step(self, step: int, lr: float) -> Tensor:
         """Train on the batch of `step` at learning rate `lr`; return the loss before the update, detached, shape ().
@@ -150,13 +154,15 @@ class FaceWorkload:
         """Return accuracy and its standard deviation (10 folds) and the TAR at the configured FAR, on unseen people.
 
         `accuracy`, `accuracy_std` and `tar_at_far` are those of the held-out identities; with none held out, `accuracy`
-        and `tar_at_far` are the means over the verification sets. Each set has its own, `tuner.names.set_metrics`.
+        and `tar_at_far` are the means over the verification sets. Each set has its own, `tuner.names.set_metrics`, and
+        so have the held-out identities with masks, where that is configured.
         """
         far, embed = self._config.evaluation.far, embedder(self._backbone, self._device)
         at_once = evaluation_batch(self._device, image_size=self._config.data.image_size)
-        scores = [verify(faces, embed, far=far, batch_size=at_once) for faces in self._sets]
+        sets = (*self._sets, *self._masked)
+        scores = [verify(faces, embed, far=far, batch_size=at_once) for faces in sets]
         metrics: dict[str, float] = {}
-        for faces, found in zip(self._sets, scores, strict=True):
+        for faces, found in zip(sets, scores, strict=True):
             metrics |= zip(set_metrics(faces.name), (found.accuracy, found.accuracy_std, found.tar), strict=True)
         if self._held_out is None:
             means = {METRIC_ACCURACY: fmean(each.accuracy for each in scores), METRIC_TAR: fmean(e.tar for e in scores)}

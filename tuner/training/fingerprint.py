@@ -52,14 +52,16 @@ def fingerprint(
         "verification": verification,
         "sets": dict(sets or {}),
         "seed": seed,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        **_kernels(device),
+        **software(device),
     }
 
 
+def software(device: torch.device) -> dict[str, Any]:
+    """Return what decides the last bits of each result: versions, and what chooses the kernels of a device."""
+    return {"torch": torch.__version__, "numpy": np.__version__, **_kernels(device)}
+
+
 def _kernels(device: torch.device) -> dict[str, Any]:
-    """Return what chooses the kernels that run on a device, and with them the last bits of each result."""
     if device.type == "cuda":
         return {
             "device": torch.cuda.get_device_name(device),

@@ -15,7 +15,7 @@ from tuner.errors import DivergedError, UserError
 from tuner.schedulers.late_loss import LateLoss
 from tuner.schedulers.registry import Schedule
 from tuner.training import delay
-from tuner.training.workload import Workload
+from tuner.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from tuner.config.run import FaceConfig
+from tuner.config.run import FaceConfig, WorkloadConfig
 from tuner.errors import NoMemoryError
 from tuner.sizes import shown
 
@@ -16,7 +16,7 @@ _ASKED: Final = re.compile(r"(?:tried|unable) to allocate (?P<number>[\d.]+) (?P
 
 
 @contextmanager
-def memory_explained(config: FaceConfig) -> Iterator[None]:
+def memory_explained(config: WorkloadConfig) -> Iterator[None]:
     """Turn an error of full memory, of the GPU or the host, into one that says what was asked and what would help.
 
     Raises:
@@ -39,16 +39,17 @@ def _of_gpu(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "STATUS_ALLOC_FAILED" in str(error)
 
 
-def _message(error: Exception, config: FaceConfig) -> str:
+def _message(error: Exception, config: WorkloadConfig) -> str:
     place = "GPU" if _of_gpu(error) else "host"
     found = _ASKED.search(str(error))
     asked = "it asked for more than there is"
     if found is not None:
         number, unit = found["number"], found["unit"]
         asked = f"it asked for another {shown(int(number)) if unit == 'bytes' else f'{number} {unit}'}"
-    batch_size = config.optimizer.batch_size
+    if not isinstance(config, FaceConfig):
+        return f"a training must fit into the {place}'s memory, but {asked}; lower the batch size of {config.name}"
     return (
-        f"a training must fit into the {place}'s memory, but {asked} at a batch size of {batch_size};"
+        f"a training must fit into the {place}'s memory, but {asked} at a batch size of {config.batch_size};"
         f" {', or '.join(_ways_out(config))} in `workload`"
     )
 

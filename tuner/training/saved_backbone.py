@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tuner.config.run import RunConfig
+from tuner.config.run import FaceConfig, RunConfig
 from tuner.config.run_file import load_run
 from tuner.errors import UserError
 from tuner.models.backbones import build_backbone
@@ -49,7 +49,7 @@ def load_backbone(
         raise UserError(f"weights: {path} cannot be read ({error.strerror}); check its name and rights") from error
     state = read_weights(file)
     found = recognise(state)
-    if run is not None:
+    if run is not None and isinstance(run.workload, FaceConfig):
         model = run.workload.model
         backbone = backbone or model.backbone
         image_size = image_size or run.workload.data.image_size
