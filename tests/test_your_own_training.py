@@ -155,6 +155,11 @@ def test_a_ledger_is_read_without_the_code(place: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(begin, "unfit", lambda _: None)
     monkeypatch.setattr(begin, "run_trials", lambda *_, **__: None)
     sweep(space="space.yaml", name="first")
+    with Path("gone.py").open("a") as source:
+        source.write("# another version\n")
+    sources_digest.cache_clear()
+    with pytest.raises(UserError, match="the code or the data of gone:Toy have changed"):
+        resume_sweep(SweepFolder(Path("sweeps/first")), Asked(), console=Console(quiet=True), ending=Ending())
     Path("gone.py").unlink()
     del sys.modules["gone"]
     plan = Ledger.open(Path("sweeps/first/study.journal"), read_only=True).plan

@@ -71,6 +71,8 @@ def train_run(asked: AskedRun, *, console: Console, ending: Ending, wait: bool =
         UserError: something that was asked for cannot be, or the folder holds another run; nothing was changed then.
     """
     tell = partial(console.print, highlight=False, soft_wrap=True)
+    # As for trials: threads that wait sleep soon. It must stand before torch is imported, which a workload may do.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if asked.steps is not None and asked.epochs is not None:
         raise UserError("a run has one length, but got both --steps and --epochs; leave one of them out")
     file = load_run(asked.config)
@@ -279,8 +281,6 @@ def _train(record: RunRecord, folder: RunFolder, tracker: Tracker, *, console: C
     with RunProgress(console, steps=record.config.total_steps) as progress, progress.log():
         session = Session(record, folder=folder, mirror=mirror, progress=progress)
         with ending.closing(session.close):
-            # As for trials: threads that wait sleep soon. It must stand before torch is imported.
-            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
             from tuner.sweep.in_process import train_in_process  # brings torch, which bad input need not wait for
 
             with ending.gentle(lambda: None):
