@@ -23,7 +23,7 @@ from machine import banner
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from browser import chromium, opened, running
-from simulated_sweep import make_sweep
+from simulated_sweep import simulate_sweep
 
 MOST_SECONDS, MOST_GIB, MOST_MB, MOST_OPENING = 20.0, 1.0, 10.0, 2.0
 
@@ -49,7 +49,9 @@ def measure(root: Path, options: argparse.Namespace) -> bool:
     sweep, page = root / f"made-{options.trials}-{options.steps}", root / "report.html"
     if not sweep.exists():
         began = time.monotonic()
-        make_sweep(sweep, trials=options.trials, steps=options.steps, resolution=min(options.steps, 2000), failing=[7])
+        simulate_sweep(
+            sweep, trials=options.trials, steps=options.steps, resolution=min(options.steps, 2000), failing=[7]
+        )
         print(f"made the sweep in {time.monotonic() - began:.0f} s", flush=True)
     size = sum(path.stat().st_size for path in sweep.rglob("curve.csv"))
     began = time.monotonic()

@@ -1,4 +1,7 @@
-"""Sweeps made up in milliseconds: a folder with a ledger, and what trials record, without Ray, MLflow or training."""
+"""Sweeps whose values and losses a test names, made in milliseconds: for what is said of them, to the digit.
+
+Where a test needs the curves and shared steps that a search would have left, see `simulated_sweep`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Finished sweeps made without training: real schedules over a simple model of the loss, shared steps as they would be.
 
+For pages and figures of whole sweeps, of any size; where a test names the values itself, see `made_sweep`.
+
 Run as a program it makes one: `python simulated_sweep.py FOLDER TRIALS STEPS`.
 
 The model: an excess over the floor falls at a rate that grows with the LR, and the LR makes noise. So a high LR is fast
@@ -80,7 +82,7 @@ ENVIRONMENT_FACTS = {
 }
 
 
-def make_sweep(
+def simulate_sweep(
     path: Path,
     *,
     trials: int = 12,
@@ -229,7 +231,7 @@ def write_curve(path: Path, losses: Array, lrs: Array, *, stretch: int = 1, seed
 
 
 if __name__ == "__main__":
-    make_sweep(
+    simulate_sweep(
         Path(sys.argv[1]),
         trials=int(sys.argv[2]),
         steps=int(sys.argv[3]),

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from tuner.analysis.confirmed_record import read_confirmation
 from tuner.cli.main import app
+from tuner.config.run_file import load_run
 from tuner.curves import read_curve
 from tuner.errors import SweepStoppedError, UserError
 from tuner.names import CACHE_VARIABLE, TRACKING_URI_VARIABLE
@@ -121,6 +122,8 @@ def test_mlflow_has_a_group_of_its_own_with_a_run_for_each_setting_and_seed(swee
         history = client.get_metric_history(run.info.run_id, "loss")
         assert [(each.step, each.value) for each in history] == [(point.step, point.loss) for point in curve]
         assert run.data.metrics["steps_shared"] == STEPS / 2
+    again = load_run(client.download_artifacts(runs[0].info.run_id, "config.yaml")).config  # `train` takes it
+    assert str(again.seed) == runs[0].data.params["seed"]
     assert all(run.sent for run in map(ConfirmRuns(sweep.path).of_number, range(6)))
 
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -25,7 +25,6 @@ from tuner.names import JOURNAL_FILE, Setting
 from tuner.search.journal import exclusive
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
-from tuner.search.samplers import SAMPLERS
 from tuner.trials import TrialRecord
 
 SPACE = """
@@ -98,7 +97,7 @@ def test_the_life_of_a_trial(path: Path) -> None:
     assert second.settings["patience_fraction"] == second.params["patience_fraction"]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
 def test_a_ledger_reopened_before_each_step_gives_the_same_sweep(tmp_path: Path, sampler: SamplerName) -> None:
     plan = plan_of(GRID if sampler == "grid" else SPACE, sampler=sampler)
     num_trials = 16 if sampler == "gp" else 20  # the GP draws from its eleventh success on

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from made_confirmation import PUBLISHED, confirmation, shifted
 from mlflow import MlflowClient
-from simulated_sweep import PARENT, SEVERAL, make_sweep, write_curve
+from simulated_sweep import PARENT, SEVERAL, simulate_sweep, write_curve
 from typer.testing import CliRunner
 
 from tuner.analysis.confirmed_record import write_confirmation
@@ -61,7 +61,7 @@ def floats(text: str, *, rows: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
-    return make_sweep(tmp_path_factory.mktemp("report") / "made", trials=24, failing=[5])
+    return simulate_sweep(tmp_path_factory.mktemp("report") / "made", trials=24, failing=[5])
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_the_tree_accounts_for_every_step(sweep: SweepFolder) -> None:
 
 def test_names_and_reasons_are_text_and_nothing_else(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-    folder = make_sweep(tmp_path / "evil", trials=4, failing=[2], reason=evil, name=f"a <b>{evil}")
+    folder = simulate_sweep(tmp_path / "evil", trials=4, failing=[2], reason=evil, name=f"a <b>{evil}")
     page = page_of(folder)
     assert "<script>alert" not in page
     assert "<img" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
@@ -173,13 +173,13 @@ def test_the_page_names_no_address_that_it_would_load(page: str) -> None:
 
 
 def test_several_schedulers_with_parameters_of_their_own(tmp_path: Path) -> None:
-    page = page_of(make_sweep(tmp_path / "several", trials=18, space=SEVERAL))
+    page = page_of(simulate_sweep(tmp_path / "several", trials=18, space=SEVERAL))
     assert set(missing(page)) <= {"failures", "contour"}
     assert "against published" in page
 
 
 def test_what_new_seeds_said_comes_before_what_the_search_thought(tmp_path: Path) -> None:
-    folder = make_sweep(tmp_path / "made", trials=4)
+    folder = simulate_sweep(tmp_path / "made", trials=4)
     said = confirmation(PUBLISHED, shifted(0.02), (*PUBLISHED[:3], None), shifted(0.0), baselines=1)
     write_confirmation(folder.path, said)
     made = make_report(report_material(folder))
@@ -206,35 +206,35 @@ def test_what_new_seeds_said_comes_before_what_the_search_thought(tmp_path: Path
 
 
 def test_a_trial_alone(tmp_path: Path) -> None:
-    page = page_of(make_sweep(tmp_path / "one", trials=1))
+    page = page_of(simulate_sweep(tmp_path / "one", trials=1))
     assert "only setting that came to an end" in page
     assert "from two trials on" in missing(page)["importance"]
     assert data_of(page)["figures"].keys() >= {"curves", "progress-trials", "decays"}
 
 
 def test_values_that_are_all_equal(tmp_path: Path) -> None:
-    page = page_of(make_sweep(tmp_path / "equal", trials=12, value=lambda _: 0.5))
+    page = page_of(simulate_sweep(tmp_path / "equal", trials=12, value=lambda _: 0.5))
     assert "cannot tell them apart" in page
     assert "same value" in missing(page)["importance"]
     assert "contour" in missing(page)
 
 
 def test_a_sweep_in_which_all_failed(tmp_path: Path) -> None:
-    page = page_of(make_sweep(tmp_path / "failed", trials=3, failing=[0, 1, 2], reason="no room for the batch"))
+    page = page_of(simulate_sweep(tmp_path / "failed", trials=3, failing=[0, 1, 2], reason="no room for the batch"))
     assert "No trial came to an end; the first failed because: no room for the batch." in page
     assert missing(page).keys() >= {"progress", "importance", "slices", "contour", "parallel"}
     assert 'id="run"' not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
 
 
 def test_a_sweep_at_its_first_trial_and_one_without_any(tmp_path: Path) -> None:
-    assert "No trial has come to an end yet." in page_of(make_sweep(tmp_path / "first", trials=1, running=True))
-    page = page_of(make_sweep(tmp_path / "none", trials=0))
+    assert "No trial has come to an end yet." in page_of(simulate_sweep(tmp_path / "first", trials=1, running=True))
+    page = page_of(simulate_sweep(tmp_path / "none", trials=0))
     assert "No trial was run." in page
     assert missing(page).keys() >= {"curves", "decays", "sharing", "trials"}
 
 
 def test_a_running_sweep_with_half_a_line_and_a_damaged_curve(tmp_path: Path) -> None:
-    folder = make_sweep(tmp_path / "running", trials=5, running=True)
+    folder = simulate_sweep(tmp_path / "running", trials=5, running=True)
     with (folder.trial(4) / "curve.csv").open("a") as curve:
         curve.write("600,1.2")
     (folder.trial(1) / "curve.csv").write_text("step,loss,lr,detector_response\n0,what,0.1,\n")
@@ -292,7 +292,7 @@ def test_the_command_writes_the_page_and_says_the_answer(sweep: SweepFolder, tmp
 def test_the_page_becomes_an_artifact_of_the_sweeps_run(tmp_path: Path, mlflow_store: Any) -> None:
     uri = mlflow_store(tmp_path)
     parent = start_sweep(connect(uri), name="made", params={})
-    folder = make_sweep(tmp_path / "made", trials=3, tracking_uri=uri, parent=parent)
+    folder = simulate_sweep(tmp_path / "made", trials=3, tracking_uri=uri, parent=parent)
     result = CliRunner().invoke(app, ["report", str(folder.path)])
     assert (result.exit_code, result.stderr) == (0, "")
     client = MlflowClient(uri)

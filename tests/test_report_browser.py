@@ -8,7 +8,7 @@ import pytest
 from browser import Heard, chromium, opened, running
 from made_confirmation import PUBLISHED, confirmation, shifted
 from playwright.sync_api import Browser
-from simulated_sweep import SEVERAL, make_sweep
+from simulated_sweep import SEVERAL, simulate_sweep
 
 from tuner.analysis.confirmed_record import write_confirmation
 from tuner.analysis.report_page import make_report
@@ -35,7 +35,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_sweep(tmp_path_factory.mktemp("browser") / "made", trials=16, failing=[5])
+    folder = simulate_sweep(tmp_path_factory.mktemp("browser") / "made", trials=16, failing=[5])
     write_confirmation(folder.path, confirmation(PUBLISHED, shifted(0.02), shifted(0.01), shifted(0.0), baselines=1))
     return written(folder.path / "report.html", make_report(report_material(folder)).page)
 
@@ -112,7 +112,7 @@ def test_a_trial_can_be_pinned_the_table_sorted_and_the_theme_switched(
 
 @pytest.mark.parametrize("trials", [0, 3])
 def test_a_sweep_with_little_or_nothing_to_show(browser: Browser, tmp_path: Path, heard: Heard, trials: int) -> None:
-    folder = make_sweep(tmp_path / "little", trials=trials, failing=range(trials) if trials == 3 else ())
+    folder = simulate_sweep(tmp_path / "little", trials=trials, failing=range(trials) if trials == 3 else ())
     with opened(
         browser, written(tmp_path / "report.html", make_report(report_material(folder)).page), heard=heard
     ) as page:
@@ -120,7 +120,7 @@ def test_a_sweep_with_little_or_nothing_to_show(browser: Browser, tmp_path: Path
 
 
 def test_several_schedulers(browser: Browser, tmp_path: Path, heard: Heard) -> None:
-    folder = make_sweep(tmp_path / "several", trials=14, space=SEVERAL)
+    folder = simulate_sweep(tmp_path / "several", trials=14, space=SEVERAL)
     path = written(tmp_path / "report.html", make_report(report_material(folder)).page)
     with opened(browser, path, width=390, heard=heard) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -8,6 +8,7 @@ from typing import Any, Final
 from tuner.analysis.confirmation import LEVEL, Gain, Mean
 from tuner.analysis.confirmed import Confirmation, Contender, Cost
 from tuner.analysis.confirmed_text import verdict
+from tuner.errors import UserError
 from tuner.files import read_record, write_record
 from tuner.names import CONFIRM_FILE
 
@@ -64,6 +65,8 @@ def read_confirmation(sweep: Path) -> Confirmation | None:
         content = read_record(sweep / CONFIRM_FILE, kind=_KIND)
     except FileNotFoundError:
         return None
+    except UserError as error:
+        raise UserError(f"{error}, or confirm again") from None
     return Confirmation(
         sweep=content["sweep"],
         metric=content["metric"],

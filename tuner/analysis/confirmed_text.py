@@ -6,7 +6,7 @@ from typing import Final
 from tuner.analysis.confirmation import LEVEL, Gain, Interval, Mean
 from tuner.analysis.confirmed import Confirmation, Contender
 from tuner.analysis.grid import Column, Grid
-from tuner.analysis.words import brief_duration, count, fixed, setting_line
+from tuner.analysis.words import brief_duration, count, fixed, plain, setting_line
 
 _LEVEL: Final = f"{100 * LEVEL:.0f} %"
 _SEARCH, _SPREAD, _P = 1, 2, 3
@@ -28,7 +28,7 @@ def headline(confirmation: Confirmation) -> str:
     contender = confirmation.contenders[best]
     what = f"the published setting of {contender.scheduler}" if contender.role == "published" else in_words(contender)
     span = "" if mean.interval is None else f" ({_LEVEL}: {_span(mean.interval)})"
-    value = f"{confirmation.metric.replace('_', ' ')} {fixed(mean.mean)}{span}"
+    value = f"{plain(confirmation.metric)} {fixed(mean.mean)}{span}"
     return f"Train with {what}: {value} with {count(len(confirmation.seeds), 'new seed')}."
 
 

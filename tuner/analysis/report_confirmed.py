@@ -8,7 +8,7 @@ from tuner.analysis.confirmation import LEVEL
 from tuner.analysis.confirmed import Confirmation
 from tuner.analysis.confirmed_text import grid, lines
 from tuner.analysis.report_figures import BEST, INK, MUTED, REFERENCE, SHADES, Figure, Section, Trace, rounded
-from tuner.analysis.words import count
+from tuner.analysis.words import count, plain
 
 
 def confirmed_section(confirmation: Confirmation) -> Section:
@@ -27,7 +27,7 @@ def confirmed_section(confirmation: Confirmation) -> Section:
 def _figure(confirmation: Confirmation) -> Figure:
     found, contenders = confirmation.findings, confirmation.contenders
     names = [html.escape(each.name) for each in contenders]
-    metric = confirmation.metric.replace("_", " ")
+    metric = plain(confirmation.metric)
     values = [(value, row) for row, own in enumerate(confirmation.values) for value in own if value is not None]
     means = [(mean.mean, row) for row, mean in enumerate(found.means) if mean is not None]
     searched = [(each.searched, row) for row, each in enumerate(contenders) if each.searched is not None]

@@ -100,7 +100,7 @@ class Material:
     @property
     def metric_words(self) -> str:
         """The metric's name in words."""
-        return self.metric.replace("_", " ")
+        return plain(self.metric)
 
     def mark(self, number: int) -> str:
         """Return a trial's number for the side of a row, with the sign of the best or of the published setting."""

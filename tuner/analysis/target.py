@@ -104,7 +104,7 @@ def _steps_to_loss(value: float, sweep: CollectedSweep, trial: TrialRecord) -> i
     window = max(1, (length if isinstance(length, int) else len(losses)) // _WINDOWS_PER_RUN)
     if len(losses) < window:
         return None
-    sums = np.cumsum(np.concatenate(([0.0], losses)))
-    means = (sums[window:] - sums[:-window]) / window
-    below = means <= value + abs(value) * _ROUNDING
+    sums = np.zeros(len(losses) + 1)
+    np.cumsum(losses, out=sums[1:])
+    below = sums[window:] - sums[:-window] <= (value + abs(value) * _ROUNDING) * window
     return int(below.argmax()) + window if below.any() else None

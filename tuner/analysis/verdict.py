@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from tuner.analysis.summary import ranked
-from tuner.analysis.words import count, duration, fixed, listed, setting_line
+from tuner.analysis.words import count, duration, fixed, listed, plain, setting_line
 from tuner.names import METRIC_ACCURACY, METRIC_ACCURACY_STD
 from tuner.trials import TrialRecord
 
@@ -109,7 +109,7 @@ class Verdict:
 
     @property
     def _metric(self) -> str:
-        return self.metric.replace("_", " ")
+        return plain(self.metric)
 
     @property
     def _nothing(self) -> str:

@@ -20,7 +20,7 @@ def fixed(value: float) -> str:
 
 
 def plain(name: str) -> str:
-    """Return a parameter's name in words: `fastface.patience_fraction` is "fastface patience"."""
+    """Return a parameter's or a metric's name in words: `fastface.patience_fraction` is "fastface patience"."""
     return name.removesuffix("_fraction").replace("_", " ").replace(".", " ")
 
 

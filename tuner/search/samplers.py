@@ -13,7 +13,7 @@ looks best ("short-horizon bias", Wu et al., ICLR 2018): judging a trial by its 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final
 
 import numpy as np
 import optuna
@@ -30,8 +30,6 @@ from tuner.search.space import Params, points, suggest
 
 REDRAWS: Final = 20
 """How often at most a refused suggestion is drawn again."""
-
-SAMPLERS: Final[tuple[SamplerName, ...]] = get_args(SamplerName)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,10 @@ _HOW = """\
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The trial to train with, its run as the sweep made it, whether new seeds chose it, and the sweep's answer."""
+    """The trial to train with, its run as the sweep made it, and why it, in a sentence or more."""
 
     trial: TrialRecord
     config: RunConfig
-    confirmed: bool
     sentence: str
 
 
@@ -73,7 +72,7 @@ def best_of(ledger: Ledger, folder: SweepFolder, confirmation: Confirmation | No
     if confirmation is not None and named is not None:
         said = f"{headline(confirmation)} {verdict(confirmation)} In the search: {said}"
     sentence = f"{folder.read().name}: {said}"
-    return Best(trial=trial, config=_run_of(plan, trial), confirmed=named is not None, sentence=sentence)
+    return Best(trial=trial, config=_run_of(plan, trial), sentence=sentence)
 
 
 def for_real_run(config: RunConfig, *, steps: int | None = None, loss_scale: float | None = None) -> RunConfig:

@@ -94,6 +94,8 @@ def confirm_sweep(
         if description.budget.spent(ledger.trials()) < 1:
             trials = description.budget.out_of(ledger.num_finished)
             notes.append(f"the sweep is not finished: {trials} are done; what it finds later may be better")
+        for note in notes:
+            tell(note)
         seeds = new_seeds(plan, number=wanted.seeds, first=wanted.first_seed)
         runs = ConfirmRuns(folder.path)
         tasks = [_task(ledger, each, seed) for seed in seeds for each in contenders]

@@ -12,11 +12,10 @@ from typing import Any, Final
 
 from tuner.errors import UserError
 from tuner.files import read_record, write_record
-from tuner.names import CONFIRM_DIR, Setting
+from tuner.names import CONFIRM_DIR, RUN_FILE, Setting
 from tuner.room import patiently
 from tuner.trials import RecordState
 
-RUN_FILE: Final = "run.json"
 _KIND: Final = "confirmation run"
 
 

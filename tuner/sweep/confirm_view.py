@@ -11,19 +11,19 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-import yaml
-
 from tuner.analysis.confirmed import Confirmation
 from tuner.analysis.confirmed_plot import drawn
 from tuner.analysis.confirmed_record import confirmation_json
 from tuner.analysis.confirmed_text import markdown, verdict
 from tuner.config.run import RunConfig
+from tuner.config.run_file import run_text
 from tuner.files import read_record, write_record
 from tuner.names import (
     CONFIG_FILE,
     CONFIRM_DIR,
     CONFIRM_FILE,
     TAG_CONFIRMS,
+    TAG_DESCRIPTION,
     TAG_FOLDER,
     TAG_KIND,
     TRACEBACK_FILE,
@@ -111,7 +111,7 @@ class ConfirmView:
             run_id=known,
             folder=folder,
             spool=folder,
-            texts={CONFIG_FILE: partial(_config_text, config)},
+            texts={CONFIG_FILE: partial(run_text, config)},
             ending=ending,
         )
 
@@ -179,7 +179,7 @@ class ConfirmView:
             "FAILED" if best is None else "FINISHED",
             metrics={name: value for name, value in metrics.items() if value is not None},
             tags={
-                "mlflow.note.content": verdict(confirmation),
+                TAG_DESCRIPTION: verdict(confirmation),
                 "best": best or "none",
                 "shown_to_be_better": str(confirmation.shown).lower(),
                 "seeds": ", ".join(map(str, confirmation.seeds)),
@@ -217,11 +217,6 @@ class ConfirmView:
             texts=texts,
             shared_with=run.shared_with,
         )
-
-
-def _config_text(config: RunConfig) -> str:
-    written = {**config.to_dict(), "resolved_scheduler": repr(config.schedule().params)}
-    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True)
 
 
 def _ms(seconds: float) -> int:

@@ -16,7 +16,7 @@ from tuner.config.run import FaceConfig, RunConfig, WorkloadConfig
 from tuner.config.run_file import RunFile, load_run, run_text
 from tuner.config.strict_yaml import dotted
 from tuner.errors import UserError
-from tuner.names import CONFIG_FILE, RUNS_DIR, STAGES_DIR, TAG_FOLDER
+from tuner.names import CONFIG_FILE, ENVIRONMENT_FILE, RUNS_DIR, STAGES_DIR, TAG_FOLDER
 from tuner.schedulers.registry import setting_names
 from tuner.schedulers.settings import check_settings
 from tuner.sweep.asked import check_faces_only, check_source, named_workload
@@ -244,7 +244,7 @@ def _begin(
         tags={TAG_FOLDER: str(folder.path)},
         texts={
             CONFIG_FILE: run_text(config),
-            "environment.json": json.dumps(describe_environment([gpu.name for gpu in gpus()]), indent=2),
+            ENVIRONMENT_FILE: json.dumps(describe_environment([gpu.name for gpu in gpus()]), indent=2),
         },
         data=faces,
     )
