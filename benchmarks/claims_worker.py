@@ -134,6 +134,7 @@ class Found:
     """What a search found: the setting of its best trial, that trial's value, and what all of its trials cost.
 
     `searched` are those of the settings that the search chose; `executed` counts as if it had a store of its own.
+    `trial` is -1 where the setting is none of the search's.
     """
 
     scheduler: str

@@ -264,6 +264,8 @@ def test_a_sensitivity_goes_on_where_it_was(
     assert trained.steps == steps
     assert {**json.loads((tmp_path / "sensitivity.json").read_text()), "about": found["about"]} == found
     assert set(found["points"]) == set(found["importances"])
+    seen = [*found["best"]["values"], *(each["value"] for each in found["random"])]
+    assert found["best"]["value"] == max(value for value in seen if value is not None)
     assert (tmp_path / "sensitivity.png").exists()
 
 
