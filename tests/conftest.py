@@ -1,5 +1,6 @@
 """What every test stands on: a working folder, a cache and a tracking store of its own, and quick MLflow stores."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -36,7 +37,8 @@ def _migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tuner.tracking.store  # noqa: F401  applies the quiet settings
 
     path = tmp_path_factory.mktemp("mlflow-template") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+    with contextlib.chdir(path.parent):  # where MLflow then keeps the artifacts of its default experiment
+        MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
     return path
 
 
