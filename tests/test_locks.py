@@ -23,11 +23,12 @@ from tuner.sweep.lock import UNKNOWN, device_lock, is_running, locks_folder, swe
 GPU = Gpu("GPU-11111111-aaaa", "NVIDIA One")
 OTHER = Gpu("GPU-22222222-bbbb", "NVIDIA Two")
 PRELUDE = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from pathlib import Path
 from tuner.sweep.devices import Gpu
 from tuner.sweep.lock import device_lock, sweep_lock
 def say(line): print(line, flush=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background had made deaf to it
 """
 
 
