@@ -65,11 +65,8 @@ def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
         if asked.recipe is not None:
             raise UserError("a sweep trains one workload, but got --recipe and --workload; leave one of them out")
         workload = named_workload(asked.workload, workload)
-    limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
-    given = {name: value for name, value in limits.items() if value is not None}
     if isinstance(workload, FaceConfig):
-        workload = workload.model_copy(update={"data": workload.data.model_copy(update=given)})
-        workload = placed(workload, sets=asked.sets)
+        workload = placed(workload, sets=asked.sets, max_identities=asked.max_identities, max_images=asked.max_images)
     else:
         check_faces_only(workload, asked.max_identities, asked.max_images, asked.sets)
     if workload is not space.workload:

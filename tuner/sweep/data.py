@@ -40,17 +40,25 @@ def _check_weights(workload: FaceConfig) -> None:
         )
 
 
-def placed(workload: FaceConfig, *, sets: Sequence[str] = ()) -> FaceConfig:
-    """Return a workload that means the same in every working folder; judged by `sets` alone where any are named.
+def placed(
+    workload: FaceConfig,
+    *,
+    sets: Sequence[str] = (),
+    max_identities: int | None = None,
+    max_images: int | None = None,
+) -> FaceConfig:
+    """Return a workload that means the same in every working folder, on a part of its data where a limit is given.
 
-    `sets` are verification sets, or folders of `.bin` sets; then nobody is held out. UserError where they cannot be.
+    It is judged by `sets` alone where any are named: verification sets, or folders of `.bin` sets; then nobody is held
+    out. UserError where they cannot be.
     """
     named = workload.model_dump(mode="json", exclude_unset=True)
     model, evaluation = workload.model, workload.evaluation
     if model.weights is not None:
         named["model"]["weights"] = absolute_data(model.weights)
-    if sets:
-        named["data"] = {**named.get("data", {}), "held_out": 0}
+    limits = {"max_identities": max_identities, "max_images": max_images, "held_out": 0 if sets else None}
+    if given := {name: value for name, value in limits.items() if value is not None}:
+        named["data"] = {**named.get("data", {}), **given}
     if paths := find_sources(sets) if sets else evaluation.sets:
         named["evaluation"] = {**named.get("evaluation", {}), "sets": [absolute_data(path) for path in paths]}
     try:

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from tuner.config.run import FaceConfig, RunConfig, WorkloadConfig
 from tuner.errors import NoRoomError
 from tuner.models.weights import save_weights
@@ -17,7 +15,7 @@ from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, run_trial
 from tuner.sweep.failures import Failure, failure
 from tuner.tracking.environment import num_cores
-from tuner.training.determinism import set_deterministic
+from tuner.training.process import training_device
 
 Outcome = Failure | Literal["finished", "stopped"]
 
@@ -47,9 +45,7 @@ def train_in_process(
     Raises:
         NoRoomError: the disk stayed full.
     """
-    torch.set_num_threads(num_cores())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    set_deterministic(device)
+    device = training_device(threads=num_cores())
     steps = run_trial(
         config,
         folder,

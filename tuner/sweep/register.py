@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from tuner.analysis.snippet import torch_code
 from tuner.config.run import FaceConfig, RunConfig
 from tuner.errors import UserError
@@ -23,7 +21,7 @@ from tuner.sweep.lock import device_lock
 from tuner.tracking.environment import num_cores
 from tuner.tracking.registry import register_model
 from tuner.tracking.store import Tracker
-from tuner.training.determinism import set_deterministic
+from tuner.training.process import training_device
 
 _CODE_FILE: Final = "schedule.py"
 
@@ -89,9 +87,7 @@ def _train(
     progress: Callable[[float], None],
 ) -> None:
     """Bring the run to its end, on known ground as far as that goes, and leave the backbone's weights."""
-    torch.set_num_threads(num_cores())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    set_deterministic(device)
+    device = training_device(threads=num_cores())
     store = None if sweep.store is None else StageStore(Path(sweep.store), checkpoint_budget=sweep.checkpoint_budget)
 
     def keep(state: dict[str, Any]) -> None:

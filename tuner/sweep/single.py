@@ -140,9 +140,8 @@ def _overridden(file: RunFile, asked: AskedRun) -> RunConfig:
 
 
 def _faces(workload: FaceConfig, asked: AskedRun) -> dict[str, Any]:
-    changed: dict[str, Any] = placed(workload, sets=asked.sets).model_dump(mode="json")
     limits = {"max_identities": asked.max_identities, "max_images": asked.max_images}
-    changed["data"] |= {name: value for name, value in limits.items() if value is not None}
+    changed: dict[str, Any] = placed(workload, sets=asked.sets, **limits).model_dump(mode="json")
     changed["data"]["source"] = absolute_data(asked.data or workload.source)
     return changed
 

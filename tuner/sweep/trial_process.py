@@ -15,8 +15,8 @@ from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, run_trial
 from tuner.sweep.failures import Failure, failure
 from tuner.sweep.jobs import FAILED, NO_ROOM, STOP_FILE, STOPPED
-from tuner.training.determinism import is_deterministic, set_deterministic
-from tuner.training.host_memory import keep_freed_memory
+from tuner.training.determinism import is_deterministic
+from tuner.training.process import training_device
 
 REPORT_SECONDS = 0.5
 """How often a trial reports: often enough for a person to watch, too seldom to cost anything."""
@@ -40,7 +40,6 @@ class TrialProcess:
     def __init__(self) -> None:
         self._messages = Messages()
         logging.getLogger("tuner").addHandler(self._messages)
-        keep_freed_memory()
 
     def begin(self, config: dict[str, Any]) -> None:
         """Leave the trial before, release its memory, and make the next one ready.
@@ -50,9 +49,7 @@ class TrialProcess:
         executor's stop file.
         """
         self.close()
-        torch.set_num_threads(config["threads"])
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        set_deterministic(device)
+        device = training_device(threads=config["threads"])
         self._deterministic = is_deterministic(device)
         self._stop_file = Path(config[STOP_FILE])
         self._progress = run_trial(
