@@ -50,12 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train all settings at all lengths; compare."""
     options = parser(__doc__)
     options.add_argument("--data", default=SYNTHETIC, help="faces: a folder, or rendered ones")
-    options.add_argument("--steps", type=int, default=None, help="T, a multiple of 16 [default: 2400]")
+    options.add_argument("--steps", type=int, default=None, help="T, a multiple of 16 [default: 1280]")
     options.add_argument("--settings", type=int, default=None, help="the published one, and random ones [default: 30]")
     options.add_argument("--seeds", type=int, default=None, help="training seeds [default: 3]")
     given = options.parse_args(arguments)
     small = given.small
-    given.steps = given.steps or (96 if small else 2400)
+    given.steps = given.steps or (96 if small else 1280)
     given.settings = given.settings or (4 if small else 30)
     given.seeds = given.seeds or (2 if small else 3)
     given.jobs = given.jobs or (1 if small else 2)

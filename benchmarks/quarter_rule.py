@@ -1,8 +1,8 @@
 """The rule by which `quarter_budget.py` judges, written before any run of it, and the table that belongs to it.
 
 What is judged is the accuracy on people never seen in training, under evaluation seeds that no search has used, paired
-by seed; a run that fails counts as 0.5, the accuracy of a coin. Candidates are tuned FastFace and the tuned windowed
-form, both at T/4.
+by seed; a run that fails counts as 0.5, the accuracy of a coin. Candidates are FastFace, its windowed form, and our own
+FastFace with a cooldown, each tuned and at T/4.
 
 1. *The promise*: within 1 % of each tuned schedule at T. The margin is 0.01 times that schedule's mean accuracy.
    - kept: against each of the three, the lower end of the interval of the mean difference lies above minus the margin.
@@ -17,7 +17,7 @@ form, both at T/4.
 3. *The goal* on a data set: reached where the promise is kept and the candidate is better than, or as good as, the
    compressed schedules; missed where the promise is broken or the candidate is worse; else open.
 
-Intervals are Student's, at 95 %, and hold for both candidates together (Bonferroni, `tuner.analysis.confirmation`);
+Intervals are Student's, at 95 %, and hold for all candidates together (Bonferroni, `tuner.analysis.confirmation`);
 where one of three opponents is enough ("any"), at 98.3 %, so that they hold for the three as well. The number of
 evaluation seeds is fixed beforehand. One search decides a setting: how much another search would have found otherwise
 is not in the intervals.

@@ -35,7 +35,7 @@ steps: 60
 sampler: random
 schedulers:
 """
-NAMES = ("fastface", "haar", "constant", "multi_step", "cosine", "polynomial", "plateau")
+NAMES = ("fastface", "fastface_cooldown", "haar", "constant", "multi_step", "cosine", "polynomial", "plateau")
 TINY = """
 question: q
 steps: 6

@@ -203,12 +203,12 @@ def test_a_quarter_budget_goes_on_where_it_was(
     assert "h left]" in said
     assert "promise open" in said
     values = found["synthetic"]["values"]
-    assert len(values) == 10  # three schedules at both lengths, two detectors tuned and published
+    assert len(values) == 11  # three schedules at both lengths, three detectors tuned, two of them as published
     assert all(len(rows) == 1 and rows[0]["accuracy"] is not None for rows in values.values())
     accuracy = {method: [row["accuracy"] for row in rows] for method, rows in values.items()}
     verdicts = judge(
         accuracy,
-        candidates=["fastface at T/4", "haar at T/4"],
+        candidates=["fastface at T/4", "haar at T/4", "fastface_cooldown at T/4"],
         full=["multi_step at T", "cosine at T", "polynomial at T"],
         compressed=["multi_step at T/4", "cosine at T/4", "polynomial at T/4"],
     )
@@ -273,5 +273,5 @@ def test_a_plan_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     import quarter_budget
 
     quarter_budget.main(["--out", str(tmp_path / "out"), "--plan"])
-    assert "28 units, 198,000 steps asked for" in capsys.readouterr().out
+    assert "29 units, 152,000 steps asked for" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

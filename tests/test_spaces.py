@@ -22,7 +22,7 @@ HEAD = "question: q\n"
 FASTFACE = HEAD + "schedulers:\n  - name: fastface\n    parameters:\n"
 PATIENCE = FASTFACE + "      patience_fraction: "
 PLAIN = HEAD + "schedulers: [{name: fastface}]\n"
-SHIPPED = ["baselines", "classification", "fastface", "haar", "smoke"]
+SHIPPED = ["baselines", "classification", "fastface", "fastface_cooldown", "haar", "smoke"]
 
 
 def message(tmp_path: Path, text: str) -> str:
@@ -52,7 +52,7 @@ def test_the_list_of_shipped_spaces_is_complete() -> None:
     assert dict(shipped_spaces())["fastface"] == load_space("fastface").question
 
 
-@pytest.mark.parametrize("name", ["classification", "fastface", "haar", "smoke"])
+@pytest.mark.parametrize("name", ["classification", "fastface", "fastface_cooldown", "haar", "smoke"])
 def test_the_published_setting_lies_in_the_shipped_ranges(name: str) -> None:
     plan = make_plan(load_space(name))
     assert in_space(plan, plan.space.schedulers[0].name)
@@ -312,7 +312,7 @@ def test_what_is_no_readable_file_is_said(tmp_path: Path, monkeypatch: pytest.Mo
         ("latin.yaml", "UTF-8 text is needed, but byte 13 is not"),
         (".", "this is a folder"),
         ("fastfac", "did you mean `fastface`?"),
-        ("nothing.yaml", "known are baselines, classification, fastface, haar, smoke"),
+        ("nothing.yaml", "known are baselines, classification, fastface, fastface_cooldown, haar, smoke"),
     ]:
         with pytest.raises(UserError) as caught:
             load_space(name)

@@ -12,7 +12,8 @@ SchedulerOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="fastface, haar, constant, multi_step, cosine, polynomial or plateau [default: fastface].",
+        help="fastface, fastface_cooldown, haar, constant, multi_step, cosine, polynomial or plateau "
+        "[default: fastface].",
     ),
 ]
 DEFAULT_SCHEDULER = "fastface"

@@ -12,6 +12,8 @@ from typing import Any
 
 from tuner.errors import UserError
 from tuner.schedulers import fastface, fixed, haar, plateau
+from tuner.schedulers.cooldown import cooled
+from tuner.schedulers.family import Family, State
 from tuner.schedulers.settings import Setting, SettingSpec, check_settings, unknown_name
 from tuner.schedulers.state import dump_state, load_state
 
@@ -28,42 +30,6 @@ __all__ = [
     "setting_names",
 ]
 
-State = tuple[Any, ...]
-"""The state of some schedule; opaque outside its own module."""
-
-
-def _no_value(params: Any, state: State) -> None:  # noqa: ARG001
-    return None
-
-
-def _as_it_is(params: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG001
-    return values
-
-
-def _no_reach(params: Any) -> float:  # noqa: ARG001
-    return 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """The functions of one scheduler: from settings to parameters, and from parameters to behaviour.
-
-    `fields` name the values that `pack` makes of a state and `unpack` takes back. `reach` is the detector's response to
-    a loss that falls by 1 per step.
-    """
-
-    specs: tuple[SettingSpec, ...]
-    resolve: Callable[[Mapping[str, Setting], int], Any]
-    start: Callable[[Any], tuple[Any, float]]
-    advance: Callable[[Any, Any, float], tuple[Any, float]]
-    fields: Mapping[str, type]
-    reads_loss: bool = True
-    response: Callable[[Any, Any], float | None] = _no_value
-    threshold: Callable[[Any, Any], float | None] = _no_value
-    reach: Callable[[Any], float] = _no_reach
-    pack: Callable[[Any, Any], tuple[Any, ...]] = _as_it_is
-    unpack: Callable[[Any, tuple[Any, ...]], Any] = _as_it_is
-
 
 def _fixed(
     specs: tuple[SettingSpec, ...], resolve: Callable[[Mapping[str, Setting], int], fixed.FixedParams]
@@ -78,18 +44,21 @@ def _fixed(
     )
 
 
+_FASTFACE = Family(
+    specs=fastface.SPECS,
+    resolve=fastface.resolve,
+    start=fastface.start,
+    advance=fastface.advance,
+    fields=fastface.FIELDS,
+    response=fastface.response,
+    threshold=fastface.threshold,
+    reach=fastface.reach,
+)
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "fastface": Family(
-            specs=fastface.SPECS,
-            resolve=fastface.resolve,
-            start=fastface.start,
-            advance=fastface.advance,
-            fields=fastface.FIELDS,
-            response=fastface.response,
-            threshold=fastface.threshold,
-            reach=fastface.reach,
-        ),
+        "fastface": _FASTFACE,
+        "fastface_cooldown": cooled(_FASTFACE),
         "haar": Family(
             specs=haar.SPECS,
             resolve=haar.resolve,
