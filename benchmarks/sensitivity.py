@@ -4,7 +4,8 @@
     2. importance of each setting by PED-ANOVA over the random ones (Optuna's, arXiv 2304.10255): how much it decides
        whether a setting is among the better quarter; a share of 1 is divided among all
     3. one at a time: each setting at each of several values over its range, all others as in the best setting of 1,
-       under seeds that 1 has not used, paired by seed with the best setting itself
+       under seeds that 1 has not used, paired by seed with the best setting itself; `--also` adds settings that the
+       space does not search
 
 The *flat region* of a setting is the stretch of values around the best one's in which the mean loss of accuracy stays
 within 0.005, half of the 1 % that the claim allows. Where the best setting lies at the end of a range, or the flat
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--settings", type=int, default=None, help="random settings [default: 40]")
     options.add_argument("--levels", type=int, default=None, help="values over a range [default: 5]")
     options.add_argument("--seeds", type=int, default=None, help="seeds of the variations [default: 5]")
+    options.add_argument(
+        "--also", action="append", default=[], metavar="NAME=V,V", help="vary a setting that is not searched, too"
+    )
     given = options.parse_args(arguments)
     small = given.small
     given.steps = given.steps or (16 if small else load_space(given.space).steps)
@@ -65,9 +69,12 @@ def run(options: Namespace) -> None:
     """Do what the options say."""
     one_thread()
     plan = plan_for(options)
-    around = {
+    around: dict[str, Sequence[Any]] = {
         entry.setting: levels(entry, options.levels) for entry in parameters(plan.space, plan.space.schedulers[0].name)
     }
+    for each in options.also:
+        name, _, values = each.partition("=")
+        around[name] = [json.loads(value) for value in values.split(",")]
     first = [
         Unit(
             name="search",

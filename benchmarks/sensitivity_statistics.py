@@ -122,12 +122,13 @@ def table(
     ]
     domains = {entry.setting: entry.domain for entry in entries}
     for name in sorted(found, key=lambda name: -shares.get(name, 0.0)):
-        row, domain = found[name], domains[name]
+        row, domain = found[name], domains.get(name)
         first, last = flat_region(row, centre[name])
         worst = min(row, key=lambda point: point.difference)
-        searched = f"{_text(domain.corners()[0])} to {_text(domain.corners()[-1])}"
+        searched = "" if domain is None else f"{_text(domain.corners()[0])} to {_text(domain.corners()[-1])}"
+        share = f"{shares[name]:.2f}" if name in shares else ""
         lines.append(
-            f"| {name} | {shares.get(name, 0.0):.2f} | {_text(centre[name])} | {_text(first)} to {_text(last)} "
+            f"| {name} | {share} | {_text(centre[name])} | {_text(first)} to {_text(last)} "
             f"| {searched} | {-worst.difference:.4f} (at {_text(worst.level)}) |"
         )
     lines += ["", "| setting | value | difference to the best setting [interval] |", "|---|---|---|"]

@@ -256,14 +256,14 @@ def test_a_sensitivity_goes_on_where_it_was(
     import sensitivity
 
     mlflow_store(tmp_path)
-    smaller = ["--steps", "8", "--settings", "4", "--trials", "2"]
+    smaller = ["--steps", "8", "--settings", "4", "--trials", "2", "--also", "max_decays=1,8"]
     trained = Interrupted(monkeypatch, after=45)
     found = goes_on_where_it_was(sensitivity.main, tmp_path, smaller, trained)
     steps = trained.steps
     sensitivity.main(["--out", str(tmp_path), "--small", *smaller])  # a third time there is nothing left to train
     assert trained.steps == steps
     assert {**json.loads((tmp_path / "sensitivity.json").read_text()), "about": found["about"]} == found
-    assert set(found["points"]) == set(found["importances"])
+    assert set(found["points"]) == {*found["importances"], "max_decays"}
     seen = [*found["best"]["values"], *(each["value"] for each in found["random"])]
     assert found["best"]["value"] == max(value for value in seen if value is not None)
     assert (tmp_path / "sensitivity.png").exists()
