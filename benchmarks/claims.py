@@ -27,7 +27,7 @@ from claims_worker import Session, Worker, one_thread
 from machine import banner
 from rich.console import Console
 
-from tuner.config.run import FaceConfig
+from tuner.config.run import FaceConfig, WorkloadConfig
 from tuner.sweep.data import prepare
 
 SECONDS_A_STEP = 0.037
@@ -188,6 +188,13 @@ def prepare_data(workload: FaceConfig) -> str:
     return f"{faces.name}, {faces.counts['training_identities']} people to train on, " + (
         f"{faces.counts['verification_identities']} to verify on"
     )
+
+
+def of_size(workload: WorkloadConfig, image_size: int) -> FaceConfig:
+    """Return a face workload on images of another size."""
+    if not isinstance(workload, FaceConfig):
+        raise TypeError("the benchmarks of the claim are about faces")
+    return workload.model_copy(update={"data": workload.data.model_copy(update={"image_size": image_size})})
 
 
 def sharing_line(sharing: Mapping[str, float]) -> str:

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from claims import Bench, Unit, about, parser, prepare_data, print_plan, sharing_line
+from claims import Bench, Unit, about, of_size, parser, prepare_data, print_plan, sharing_line
 from claims_view import View
 from claims_worker import Worker, once, one_thread
 from horizons_figures import draw
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train all settings at all lengths; compare."""
     options = parser(__doc__)
     options.add_argument("--data", default=SYNTHETIC, help="faces: a folder, or rendered ones")
+    options.add_argument("--image-size", type=int, default=32, help="side of the images in pixels [default: 32]")
     options.add_argument("--steps", type=int, default=None, help="T, a multiple of 16 [default: 1280]")
     options.add_argument("--settings", type=int, default=None, help="the published one, and random ones [default: 30]")
     options.add_argument("--seeds", type=int, default=None, help="training seeds [default: 3]")
@@ -95,6 +96,7 @@ def plan_for(options: Namespace) -> Plan:
     space = load_space("fastface")
     if options.small:
         space = space.model_copy(update={"workload": load_space("smoke").workload})
+    space = space.model_copy(update={"workload": of_size(space.workload, options.image_size)})
     return make_plan(space, steps=options.steps, data=absolute_data(options.data), cost_aware=False)
 
 

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from claims import Bench, Unit, about, parser, prepare_data, print_plan, sharing_line
+from claims import Bench, Unit, about, of_size, parser, prepare_data, print_plan, sharing_line
 from claims_view import View
 from claims_worker import Found, Worker, once, one_thread
 from quarter_figures import draw, steps_to_full_loss
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Search, evaluate, judge."""
     options = parser(__doc__)
     options.add_argument("--data", nargs="+", default=[SYNTHETIC], help="data sets; a folder that is away is left out")
+    options.add_argument("--image-size", type=int, default=32, help="side of the images in pixels [default: 32]")
     options.add_argument("--steps", type=int, default=None, help="T, a multiple of 4 [default: 1600]")
     options.add_argument("--trials", type=int, default=None, help="of each search at T/4 [default: 20]")
     options.add_argument("--seeds", type=int, default=None, help="evaluation seeds [default: 10]")
@@ -110,11 +111,12 @@ def plan_for(options: Namespace, data: str, scheduler: str, *, full: bool = Fals
     """Return the search of one scheduler: at T its base LR alone, on a grid; at T/4 its settings as well."""
     shipped = load_space(scheduler if scheduler in DETECTORS else "baselines")
     entry = next(each for each in shipped.schedulers if each.name == scheduler)
+    workload = shipped.workload if options.space is None else load_space(options.space).workload
     space = SpaceFile(
         question=f"Which {scheduler} schedule serves a run of this length best?",
         source=shipped.source,
         objective=shipped.objective,
-        workload=shipped.workload if options.space is None else load_space(options.space).workload,
+        workload=of_size(workload, options.image_size),
         base_lr=Domain(choices=options.base_lrs),
         decision_grid=load_space("fastface").decision_grid,
         schedulers=(SchedulerSpace(name=scheduler) if full else entry,),
