@@ -155,8 +155,8 @@ def test_any_points_of_the_space_can_be_tried_first_and_each_run_is_tried_once(s
 
 def test_what_is_the_same_run_as_a_reference_or_another_is_not_tried_again() -> None:
     first = "first: [{patience_fraction: 0.05}, {patience_fraction: 0.1}, {patience_fraction: 0.1001}]"
-    text = f"question: q\nschedulers: [{{name: fastface, parameters: {{patience_fraction: {{low: 0, high: 1}}}}, {first}}}]"
-    space = space_from_text(text, file="x")
+    searched = "parameters: {patience_fraction: {low: 0, high: 1}}"
+    space = space_from_text(f"question: q\nschedulers: [{{name: fastface, {searched}, {first}}}]", file="x")
     assert [trial.params for trial in first_trials(make_plan(space))][1:] == [{"patience_fraction": 0.1}]
     assert len(first_trials(make_plan(space, steps=100_000))) == 3  # where 0.1001 of the run is another patience
 

@@ -14,7 +14,7 @@ from tuner.errors import UserError
 from tuner.files import read_record
 from tuner.names import CURVE_FILE, SYNTHETIC
 from tuner.search.ledger import Ledger
-from tuner.search.plan import Plan
+from tuner.search.plan import Plan, first_trials
 from tuner.sweep.best import best_of, run_yaml
 from tuner.sweep.folder import ENVIRONMENT, SweepDescription, SweepFolder
 
@@ -41,7 +41,7 @@ def report_material(folder: SweepFolder) -> Material:
         study=ledger.study(),
         confirmation=confirmation,
         chosen=None if best is None else best.trial.number,
-        run="" if best is None else run_yaml(best.config, about=best.sentence, file="FILE"),
+        run="" if best is None else run_yaml(best.config, about=best.sentence, file="FILE", searched=best.searched),
         curves={
             record.number: folder.trial(record.number if record.duplicate_of is None else record.duplicate_of)
             / CURVE_FILE
@@ -102,6 +102,11 @@ def _search(plan: Plan, description: SweepDescription, folder: SweepFolder) -> I
     yield "steps of a trial", f"{plan.steps:,}"
     yield "budget", str(description.budget)
     yield "sampler", f"{plan.sampler}, cost-aware" if plan.cost_aware else plan.sampler
+    if wanted := sum(not first.reference for first in first_trials(plan)):
+        yield (
+            "tried first",
+            f"{wanted} {'setting' if wanted == 1 else 'settings'} of the space, after the published one",
+        )
     yield "decision grid", f"{plan.decision_grid}" if plan.decision_grid else "any step"
     yield "seed", f"{plan.seed}"
     if isinstance(workload, FaceConfig):
