@@ -18,9 +18,11 @@ __all__ = [
     "SpaceFile",
     "load_space",
     "shipped_spaces",
+    "space_argument",
     "space_from_record",
     "space_from_text",
     "space_record",
+    "space_text",
     "with_workload",
 ]
 
@@ -75,6 +77,17 @@ def shipped_spaces() -> list[tuple[str, str]]:
     """Return the spaces that come with the tool as (name, question), by name."""
     paths = sorted(_shipped_folder().glob("*.yaml"))
     return [(path.stem, space_from_text(read_text(path), file=path.name).question) for path in paths]
+
+
+def space_argument(name_or_path: str | Path) -> str:
+    """Return what names the same space in every working folder: the name of a shipped one, or a file's whole path."""
+    path = _locate(name_or_path)
+    return path.stem if path.parent == _shipped_folder() else str(path.absolute())
+
+
+def space_text(name_or_path: str | Path) -> str:
+    """Return the text of a space as it stands, unchecked; UserError where it cannot be read."""
+    return read_text(_locate(name_or_path))
 
 
 def _locate(name_or_path: str | Path) -> Path:
