@@ -8,7 +8,7 @@ import typer
 
 def spaces(
     name: Annotated[
-        str | None, typer.Argument(metavar="[SPACE]", help="Print this one: a shipped space's name, or a YAML file.")
+        str | None, typer.Argument(metavar="SPACE", help="Print this one: a shipped space's name, or a YAML file.")
     ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

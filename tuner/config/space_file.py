@@ -92,6 +92,8 @@ def space_text(name_or_path: str | Path) -> str:
 
 def _locate(name_or_path: str | Path) -> Path:
     """Return the path that is meant; a bare word is a shipped name first, so that a stray file cannot hide it."""
+    if not str(name_or_path):  # which as a path is the working folder
+        raise UserError("a search space must be a file or a shipped name, but got ''; leave it out for the default")
     path, shipped = Path(name_or_path), _shipped_folder()
     names = sorted(entry.stem for entry in shipped.glob("*.yaml"))
     if str(path) in names:

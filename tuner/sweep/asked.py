@@ -94,7 +94,9 @@ def repeating(asked: Asked, space: SpaceFile) -> tuple[str, ...]:
     if asked.sets and isinstance(space.workload, FaceConfig):
         options += [("--sets", path) for path in space.workload.evaluation.sets]
     given = [str(word) for option, value in options if value is not None for word in (option, value)]
-    return tuple(redact(word) for word in (space_argument(asked.space or DEFAULT_SPACE), *given))
+    return tuple(
+        redact(word) for word in (space_argument(DEFAULT_SPACE if asked.space is None else asked.space), *given)
+    )
 
 
 def named_workload(name: str, workload: WorkloadConfig) -> OwnConfig:

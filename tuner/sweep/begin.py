@@ -46,7 +46,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
         SweepStoppedError: too many trials failed in a row.
     """
     tell = partial(console.print, highlight=False, soft_wrap=True)
-    file = asked.space or DEFAULT_SPACE
+    file = DEFAULT_SPACE if asked.space is None else asked.space
     space = asked_space(asked, load_space(file))
     plan = make_plan(
         space,
@@ -57,7 +57,8 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
         decision_grid=asked.decision_grid,
         cost_aware=asked.cost_aware,
     )
-    name = asked.name or f"{Path(file).stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    made_up = f"{Path(file).stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    name = made_up if asked.name is None else asked.name
     folder = new_folder(name, asked.out)
     folder.check_free(name)
     sharing = sharing_of(asked)

@@ -132,7 +132,7 @@ class SweepFolder:
             content: Any = yaml.safe_load(self.description.read_text("utf-8"))
             version = content["format"]
         except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
-            reason = " ".join(str(error).split())
+            reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
             raise UserError(
                 f"{self.description} must describe a sweep, but cannot be read: {reason}; restore it"
             ) from None
