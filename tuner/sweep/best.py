@@ -58,7 +58,10 @@ def find_best(folder: SweepFolder) -> Best:
     if best is None:
         reason = next((record.reason for record in ledger.trials() if record.reason), None)
         why = "no trial has ended" if reason is None else f"all failed, the first because: {reason}"
-        raise UserError(f"the best of a sweep needs a finished trial, but {folder.argument} has none: {why}")
+        raise UserError(
+            f"the best of a sweep needs a finished trial, but {folder.argument} has none: {why}; "
+            f"go on with it: fastface-tuner resume {folder.argument}"
+        )
     return best
 
 
