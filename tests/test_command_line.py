@@ -79,6 +79,12 @@ def test_words_that_cannot_be_cost_one_line(command: Callable[..., Outcome], wor
     assert says in outcome.err
 
 
+def test_the_help_says_of_each_command_a_whole_sentence(command: Callable[..., Outcome]) -> None:
+    lines = command("--help").out.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []
+
+
 def test_no_words_at_all_show_the_help(command: Callable[..., Outcome]) -> None:
     for words in ([], ["stages"]):
         outcome = command(*words)
