@@ -23,6 +23,7 @@ from tuner.errors import UserError
 from tuner.models.backbones import build_backbone
 from tuner.models.weights import load_weights
 from tuner.search.ledger import Ledger
+from tuner.search.plan import first_trials, make_plan
 from tuner.stages.store import StageStore
 from tuner.stages.trial import run_trial
 from tuner.sweep.best import find_best, for_real_run
@@ -124,6 +125,33 @@ def test_it_is_the_default_of_the_next_sweep() -> None:
         ],
     }
     check_space(space_from_text(yaml.safe_dump(space), file="next.yaml"))
+
+
+def first_lines(*words: str) -> str:
+    """Return what `best` says to write into a space, its comment marks taken off."""
+    lines = [line.removeprefix("#") for line in run(*words).stdout.splitlines() if line.startswith("#")]
+    at = next((number for number, line in enumerate(lines) if line.strip() == "first:"), None)
+    return "" if at is None else "\n".join(lines[at : at + 2])
+
+
+def test_it_can_be_tried_first_by_the_next_sweep_of_its_space() -> None:
+    folder = make_sweep(Path("sweeps/first"), [0.6, 0.7, 0.9])
+    best = Ledger.open(folder.journal, read_only=True).trials()[2]
+    for words in (("first",), ("first", "--steps", "20000")):
+        found = yaml.safe_load(first_lines(*words))
+        space = yaml.safe_load(SPACE)
+        space["schedulers"][0] |= found
+        plan = make_plan(space_from_text(yaml.safe_dump(space), file="next.yaml"))
+        assert [trial.params for trial in first_trials(plan)][1:] == [best.params]
+
+
+def test_what_a_space_tries_first_anyway_or_has_no_words_for_is_not_to_be_written_into_it() -> None:
+    make_sweep(Path("sweeps/published"), [0.9, 0.7])
+    assert first_lines("published") == ""
+    in_steps = SPACE.replace("patience_fraction: {low: 0.02, high: 0.2}", "patience: {low: 2, high: 20}")
+    make_sweep(Path("sweeps/steps"), [0.6, 0.7], space=in_steps)
+    assert "patience" in first_lines("steps")
+    assert first_lines("steps", "--steps", "20000") == ""
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -150,9 +150,13 @@ def test_it_finds_better_settings_in_the_same_number_of_steps(tmp_path: Path, sa
     assert best[True] > best[False]
 
 
-def test_a_cost_aware_sweep_that_is_cut_suggests_what_the_whole_one_does(tmp_path: Path) -> None:
-    plan = make_plan(space_from_text(SPACE, file="x"))
+@pytest.mark.parametrize("first", [[], [{"first_milestone_fraction": 0.7, "gamma": 0.5}]])
+def test_a_cost_aware_sweep_that_is_cut_suggests_what_the_whole_one_does(
+    tmp_path: Path, first: list[dict[str, float]]
+) -> None:
+    plan = make_plan(space_from_text(f"{SPACE}    first: {first}\n", file="x"))
     whole, _ = simulated(plan, tmp_path / "whole", cost_aware=True, budget=6 * plan.steps)
     cut, _ = simulated(plan, tmp_path / "cut", cost_aware=True, budget=6 * plan.steps, reopen=True)
     assert cut == whole
+    assert whole[1 : 1 + len(first)] == first
     assert len(whole) > FEWEST_TRIALS

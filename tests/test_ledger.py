@@ -97,6 +97,57 @@ def test_the_life_of_a_trial(path: Path) -> None:
     assert second.settings["patience_fraction"] == second.params["patience_fraction"]
 
 
+def first_of(*settings: tuple[float, int, int], text: str = SPACE) -> str:
+    names = ("patience_fraction", "decay_factor", "max_decays")
+    entries = [dict(zip(names, values, strict=True)) for values in settings]
+    return f"{text}    first: {json.dumps(entries)}\n"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp"])
+def test_what_the_space_wants_first_comes_before_what_is_drawn(path: Path, sampler: SamplerName) -> None:
+    plan = plan_of(first_of((0.2, 10, 3), (0.15, 4, 1)), sampler=sampler)
+    trials = run(Ledger.create(path, plan=plan), 5)
+    found = [(trial.params["patience_fraction"], trial.params["decay_factor"]) for trial in trials[1:3]]
+    assert found == [(0.2, 10), (0.15, 4)]
+    assert [trial.reference for trial in trials] == [True, False, False, False, False]
+    assert trials[1].settings["max_decays"] == 3
+    again = Ledger.create(path.with_name("again"), plan=plan)
+    while len(again.trials()) < 5:  # killed and gone on with before each trial
+        again = Ledger.open(again.path)
+        one_trial(again)
+    assert [trial.params for trial in again.trials()] == [trial.params for trial in trials]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp"])
+def test_the_sampler_learns_from_what_came_first(path: Path, sampler: SamplerName) -> None:
+    """Two sweeps whose first settings alone differ in value draw other trials than each other."""
+    plan = plan_of(first_of(*((0.1 + 0.01 * index, 10, 3) for index in range(11))), sampler=sampler)
+
+    def drawn(sign: float, name: str) -> list[Any]:
+        ledger = Ledger.create(path.with_name(name), plan=plan)
+        for number in range(12):
+            trial = ledger.ask()
+            assert trial is not None
+            ledger.tell(number, value=0.5 if trial.reference else sign * value_of(trial.settings))
+        suggestion = ledger.ask()
+        assert suggestion is not None
+        return [*suggestion.params.values()]
+
+    assert drawn(1.0, "up") == drawn(1.0, "same")
+    assert drawn(1.0, "high") != drawn(-1.0, "low")
+
+
+def test_a_grid_begins_with_what_the_space_wants_first_and_has_each_point_once(path: Path) -> None:
+    wanted = [{"patience": 14, "decay_factor": 4}, {"patience": 12, "decay_factor": 2}]
+    text = GRID.replace("}}}]", "}}, first: " + json.dumps(wanted) + "}]")
+    ledger = Ledger.create(path, plan=plan_of(text, sampler="grid"))
+    trials = run(ledger, 100)
+    assert [trial.params for trial in trials[1:3]] == wanted
+    tried = [json.dumps(trial.params, sort_keys=True) for trial in trials[1:]]
+    assert len(set(tried)) == len(tried) == 5 * 2
+    assert ledger.exhausted()
+
+
 @pytest.mark.parametrize("sampler", get_args(SamplerName))
 def test_a_ledger_reopened_before_each_step_gives_the_same_sweep(tmp_path: Path, sampler: SamplerName) -> None:
     plan = plan_of(GRID if sampler == "grid" else SPACE, sampler=sampler)

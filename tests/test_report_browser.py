@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 from browser import Heard, chromium, opened, running
 from made_confirmation import PUBLISHED, confirmation, shifted
+from made_sweep import make_sweep
 from playwright.sync_api import Browser
-from simulated_sweep import SEVERAL, simulate_sweep
+from simulated_sweep import SEVERAL, simulate_sweep, write_curve
 
 from tuner.analysis.confirmed_record import write_confirmation
 from tuner.analysis.report_page import make_report
@@ -124,3 +126,26 @@ def test_several_schedulers(browser: Browser, tmp_path: Path, heard: Heard) -> N
     path = written(tmp_path / "report.html", make_report(report_material(folder)).page)
     with opened(browser, path, width=390, heard=heard) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+CROWDED = """() => [...document.querySelectorAll(".plot")].flatMap((plot) => {
+  const titles = [...plot.querySelectorAll(".ytitle")], labels = [...plot.querySelectorAll(".ytick text")];
+  const [boxes, others] = [titles, labels].map((each) => each.map((one) => one.getBoundingClientRect()));
+  const meet = (a, b) => a.right > b.left && b.right > a.left && a.bottom > b.top && b.bottom > a.top;
+  return boxes.some((title) => others.some((label) => meet(title, label))) ? [plot.id] : [];
+})"""
+"""The figures in which a title of a vertical axis lies over the numbers beside it."""
+
+
+@pytest.mark.parametrize("width", [1180, 390])
+def test_numbers_of_few_trials_can_be_read(browser: Browser, tmp_path: Path, heard: Heard, width: int) -> None:
+    values = {0: 0.6333, 1: 0.6583, 2: 0.6333}
+    folder = make_sweep(tmp_path / "few", [*values.values()])
+    for number in values:
+        write_curve(folder.trial(number) / "curve.csv", np.linspace(8, 4, 100), np.repeat([0.2, 0.1], 50))
+    path = written(tmp_path / "report.html", make_report(report_material(folder)).page)
+    with opened(browser, path, width=width, heard=heard) as page:
+        assert page.evaluate(CROWDED) == []
+        ticks = page.locator("#figure-progress-trials .xtick text").all_text_contents()
+        assert all(float(tick).is_integer() for tick in ticks)
+        assert len(page.locator("#figure-decays .colorbar .cbaxis text").all_text_contents()) >= 2

@@ -12,6 +12,7 @@ from tuner.schedulers import registry
 from tuner.search.plan import (
     Assignment,
     assignment,
+    first_trials,
     in_space,
     make_plan,
     recorded_distributions,
@@ -127,6 +128,47 @@ def test_the_grid_of_the_space_holds_unless_another_is_asked_for_and_a_scheduler
     assert grid(make_plan(own, steps=100)) == 7
     with pytest.raises(UserError, match="decision_grid >= 0"):
         make_plan(space, decision_grid=-1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds=st.lists(st.integers(0, 2**32 - 1), max_size=4, unique=True))
+def test_any_points_of_the_space_can_be_tried_first_and_each_run_is_tried_once(seeds: list[int]) -> None:
+    plain = make_plan(space_from_text(SEVERAL, file="x"))
+    wanted = [draw(plain.space, seed) for seed in seeds]
+    entries = [entry.model_dump() for entry in plain.space.schedulers]
+    for params in wanted:
+        entry = next(entry for entry in entries if entry["name"] == params["scheduler"])
+        own = {name.split(".")[-1]: value for name, value in params.items() if name != "scheduler"}
+        entry["first"] = (*entry["first"], own)
+    given_first = {**plain.space.model_dump(exclude={"workload"}), "schedulers": entries}
+    plan = make_plan(SpaceFile.model_validate(given_first))
+    trials = first_trials(plan)
+    assert [first.chosen for first in trials if first.reference] == [*references(plan)]
+    assert [first.reference for first in trials] == sorted((first.reference for first in trials), reverse=True)
+    rest = [first for first in trials if not first.reference]
+    order = [entry.name for entry in plan.space.schedulers]
+    assert [first.params for first in rest] == sorted(wanted, key=lambda params: order.index(str(params["scheduler"])))
+    assert all(first.chosen == assignment(plan, first.params) for first in rest)
+    keys = [run_key(run_config(plan, first.chosen)) for first in trials]
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_is_the_same_run_as_a_reference_or_another_is_not_tried_again() -> None:
+    first = "first: [{patience_fraction: 0.05}, {patience_fraction: 0.1}, {patience_fraction: 0.1001}]"
+    searched = "parameters: {patience_fraction: {low: 0, high: 1}}"
+    space = space_from_text(f"question: q\nschedulers: [{{name: fastface, {searched}, {first}}}]", file="x")
+    assert [trial.params for trial in first_trials(make_plan(space))][1:] == [{"patience_fraction": 0.1}]
+    assert len(first_trials(make_plan(space, steps=100_000))) == 3  # where 0.1001 of the run is another patience
+
+
+def test_values_to_try_first_are_those_that_the_space_has() -> None:
+    parameters_of = "patience_fraction: {low: 0.1, high: 0.5, step: 0.1}, decay_factor: {choices: [2, 4]}"
+    first = "first: [{decay_factor: 4.0, patience_fraction: 0.3}]"
+    text = f"question: q\nschedulers: [{{name: fastface, parameters: {{{parameters_of}}}, {first}}}]"
+    space = space_from_text(text, file="x")
+    every = points(space)
+    assert every is not None
+    assert first_trials(make_plan(space))[1].params in [*every]  # although 0.1 + 2 * 0.1 is not 0.3
 
 
 def test_references_take_the_workloads_base_lr_where_it_is_searched() -> None:

@@ -1,9 +1,12 @@
 """Search-space files: the shipped ones load, and each mistake gets one line with the file, the path and the way out."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from tuner.cli.main import app
 from tuner.config import space_file
 from tuner.config.space_file import (
     SpaceFile,
@@ -21,6 +24,9 @@ from tuner.search.plan import in_space, make_plan, references, run_config
 HEAD = "question: q\n"
 FASTFACE = HEAD + "schedulers:\n  - name: fastface\n    parameters:\n"
 PATIENCE = FASTFACE + "      patience_fraction: "
+FIRST = (
+    FASTFACE + "      decay_factor: {choices: [2, 4, 10]}\n      max_decays: {low: 1, high: 7, step: 2}\n    first: "
+)
 PLAIN = HEAD + "schedulers: [{name: fastface}]\n"
 SHIPPED = ["baselines", "classification", "fastface", "fastface_cooldown", "haar", "smoke"]
 
@@ -73,6 +79,13 @@ def test_baselines_begin_with_fastface_as_published_and_hold_every_usual_schedul
     assert isinstance(space.base_lr, Domain)
 
 
+def test_a_shipped_space_can_be_printed_to_begin_ones_own_with() -> None:
+    printed = CliRunner().invoke(app, ["spaces", "fastface"]).stdout
+    assert space_from_text(printed, file="mine.yaml").model_dump() == load_space("fastface").model_dump()
+    as_json = json.loads(CliRunner().invoke(app, ["spaces", "fastface", "--json"]).stdout)
+    assert SpaceFile.model_validate(as_json).model_dump() == load_space("fastface").model_dump()
+
+
 def test_shipped_spaces_are_found_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = tmp_path / "tuner" / "search_spaces"
     inside.mkdir(parents=True)
@@ -96,6 +109,14 @@ def test_a_space_survives_being_recorded(name: str) -> None:
     back = space_from_record(space_record(space))
     assert back == space
     assert (back.text, back.file) == (space.text, space.file)
+
+
+def test_settings_to_try_first_are_recorded_and_a_record_from_before_there_were_any_has_none() -> None:
+    space = space_from_text(FIRST + "[{decay_factor: 2, max_decays: 3}]\n", file="x")
+    record = json.loads(json.dumps(space_record(space)))
+    assert space_from_record(record) == space
+    del record["space"]["schedulers"][0]["first"]
+    assert space_from_record(record).schedulers[0].first == ()
 
 
 def test_a_record_of_another_version_is_refused_with_its_reason() -> None:
@@ -281,6 +302,37 @@ BAD_FILES = [
         "a grid may have 100000 points, but this one has 249500",
     ),
     (FASTFACE + "      decay_factor: {choices: [2, 4]}\nsampler: cmaes\n", "`cmaes` needs a range (`low`, `high`)"),
+    (
+        FIRST + "[{decay_factor: 2}]\n",
+        "schedulers[0].first[0]: must give a value for all that is searched, but lacks `max_",
+    ),
+    (
+        FIRST + "[{decay_factor: 3, max_decays: 2}]\n",
+        "first[0].decay_factor: must be a value that is searched (2, 4 or 10), but got 3; change it, or",
+    ),
+    (
+        FIRST + "[{decay_factor: 2, max_decays: 9}]\n",
+        "max_decays: must be a value that is searched (1 to 7 in steps of 2)",
+    ),
+    (FIRST + "[{decay_factor: 2, max_decays: 4}]\n", "(1 to 7 in steps of 2), but got 4"),
+    (FIRST + "[{decay_factor: 2, max_decays: no}]\n", "(1 to 7 in steps of 2), but got 'no'"),
+    (FIRST + "[{decay_factor: 2, max_decays: .nan}]\n", "first[0].max_decays: must be finite"),
+    (
+        FIRST + "[{decay_factor: 2, max_decay: 1}]\n",
+        "`max_decay` is not a setting of `fastface`; did you mean `max_decays`?",
+    ),
+    (
+        FIRST + "[{decay_factor: 2, max_decays: 1, patience: 3}]\n",
+        "only what is searched can be tried first, but `patience`",
+    ),
+    (FIRST + "[{decay_factor: 2, max_decays: 1, base_lr: 1}]\n", "`base_lr` is not; give it `low` and `high`"),
+    (FIRST + "[{decay_factor: 2, max_decays: 1}]\nbase_lr: {low: 1, high: 2}\n", "lacks `base_lr`; add one of 1 to 2"),
+    (
+        FIRST + "[{decay_factor: 2, max_decays: 1}, {max_decays: 1, decay_factor: 2.0}]\n",
+        "first[1]: each setting must stand once",
+    ),
+    (FIRST + "{decay_factor: 2}\n", "schedulers[0].first: a list is needed"),
+    (FIRST + "[2]\n", "schedulers[0].first[0]: a mapping (`key: value`) is needed, but got 2"),
 ]
 
 

@@ -85,12 +85,15 @@ def test_no_password_is_left_anywhere_by_a_sweep_whose_server_goes_away(
     mended = tool("sync", "first", uri=address, code=0)
     assert any("trial 0" in line for line in mended)
     said += mended
+    said += tool("report", "first", uri=address, code=0)
 
     assert CANARY not in "".join(said)
     assert "Traceback" not in "".join(said)
     server.kill()
     left = [path for folder in (tmp_path, ray_folder) for path in folder.rglob("*") if path.is_file()]
-    assert {"sweep.yaml", "study.journal", "mlflow.db", "environment.json"} <= {path.name for path in left}
+    assert {"sweep.yaml", "study.journal", "mlflow.db", "environment.json", "report.html"} <= {
+        path.name for path in left
+    }
     assert any(path.is_relative_to(ray_folder) for path in left)
     assert [path for path in left if CANARY.encode() in path.read_bytes()] == []
 

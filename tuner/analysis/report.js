@@ -56,7 +56,7 @@
     const font = getComputedStyle(document.body).fontFamily;
     const out = merged({
       font: { family: font, size: 12, color: "@ink" }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 58, r: 12, t: 14, b: 46, pad: 2 }, hovermode: "closest", hoverdistance: 30,
+      margin: { l: 68, r: 12, t: 14, b: 46, pad: 2 }, hovermode: "closest", hoverdistance: 30,
       hoverlabel: { bgcolor: "@raised", bordercolor: "@muted", font: { color: "@ink", size: 12, family: font }, align: "left" },
       dragmode: narrow() ? false : "zoom", showlegend: false, separators: ".,", xaxis: {}, yaxis: {},
     }, layout);

@@ -162,6 +162,9 @@ function curveFigures(page, state, narrow, heightOf) {
     const [lowest, top] = ends(order.map((number) => rows.get(number).lr));
     const z = order.map((number) => Float32Array.from(rows.get(number).lr, (lr) => (lr > 0 ? Math.log10(lr / top) : NaN)));
     const floor = Math.max(-4, Math.min(-0.3, Math.log10(lowest / top))); // below that an LR is as good as none
+    const powers = [0, -1, -2, -3, -4].filter((each) => each >= floor);
+    const lrs = ["1", "0.1", "0.01", "10⁻³", "10⁻⁴"].slice(0, powers.length);
+    if (powers.length === 1) { powers.push(floor); lrs.push(String(Number((10 ** floor).toPrecision(2)))); }
     const changes = order.flatMap((number, place) => rows.get(number).changes.map((change) => [change, place, number]));
     const ticks = order.length <= 60 ? order.map((_, place) => place) : [];
     const height = Math.max(3, Math.min(14, 0.75 * (heightOf("decays") - 110) / order.length));
@@ -175,7 +178,7 @@ function curveFigures(page, state, narrow, heightOf) {
         hovertemplate: "%{text}<br>step %{x:,}<extra></extra>", text: order.map((number) => new Array(middles.length).fill(page.labels[number])),
         colorbar: {
           title: { text: "LR, of the highest", side: "top", font: { size: 12, color: "@soft" } }, orientation: "h", thickness: 9, len: narrow() ? 0.7 : 0.42, x: 1, xanchor: "right", y: 1.01, yanchor: "bottom", outlinewidth: 0, ypad: 4,
-          tickvals: [0, -1, -2, -3, -4].filter((each) => each >= floor), ticktext: ["1", "0.1", "0.01", "10⁻³", "10⁻⁴"], tickangle: 0, tickfont: { color: "@soft" },
+          tickvals: powers, ticktext: lrs, tickangle: 0, tickfont: { color: "@soft" },
         },
       },
       mark(changes.filter(([change]) => change.after < change.before), "line-ns-open", "decays"),

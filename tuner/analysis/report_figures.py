@@ -19,6 +19,7 @@ BEST: Final = "@best"
 REFERENCE: Final = "@reference"
 INK: Final = "@ink"
 MUTED: Final = "@muted"
+SOFT: Final = "@soft"
 SHADES: Final = ("@shade-0", "@shade-1", "@shade-2", "@shade-3", "@shade-4")
 
 

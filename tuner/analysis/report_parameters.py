@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from tuner.analysis.importance import FEWEST_TRIALS, Importance, importances
 from tuner.analysis.report_contour import contour_figure
-from tuner.analysis.report_figures import BEST, MUTED, REFERENCE, SHADES, Figure, Section, Trace, marked, rounded
+from tuner.analysis.report_figures import BEST, MUTED, REFERENCE, SHADES, SOFT, Figure, Section, Trace, marked, rounded
 from tuner.analysis.report_material import Axis, Material
 from tuner.analysis.words import fixed, plain, short
 from tuner.trials import TrialRecord
@@ -242,5 +242,5 @@ def _end(place: int, axis: Axis, *, at: float) -> Trace:
         "showarrow": False,
         "yanchor": "top" if at == 0 else "bottom",
         "yshift": -4 if at == 0 else 4,
-        "font": {"color": MUTED, "size": 11},
+        "font": {"color": SOFT, "size": 11},
     }

@@ -1,10 +1,14 @@
 """Best-so-far: how the search came to its best value, against trials, training steps and minutes."""
 
 from itertools import accumulate
+from typing import Final
 
 from tuner.analysis.report_figures import INK, REFERENCE, Figure, Section, Trace, marked, rounded
 from tuner.analysis.report_material import Material
 from tuner.trials import TrialRecord
+
+FEW: Final = 7
+"""Of fewer trials each has a tick; plotly would put some between them."""
 
 
 def progress_section(material: Material) -> Section:
@@ -22,14 +26,22 @@ def progress_section(material: Material) -> Section:
     steps = list(accumulate(float(record.steps_executed) for record in ended))
     minutes = list(accumulate(record.seconds / 60 for record in ended))
     figures = (
-        _figure(material, ended, trials, id_="trials", title="trials that ended", what="against trials"),
+        _figure(
+            material,
+            ended,
+            trials,
+            id_="trials",
+            title="trials that ended",
+            what="against trials",
+            ticks={"dtick": 1} if len(trials) < FEW else {},
+        ),
         _figure(
             material,
             ended,
             steps,
             id_="steps",
             title="training steps executed",
-            thousands=True,
+            ticks={"tickformat": "~s"},
             what="against the training steps that were actually run: shared steps cost nothing",
         ),
         _figure(material, ended, minutes, id_="minutes", title="minutes", what="against the wall time of the trials"),
@@ -45,7 +57,7 @@ def _figure(
     id_: str,
     title: str,
     what: str,
-    thousands: bool = False,
+    ticks: Trace | None = None,
 ) -> Figure:
     better = max if material.maximize else min
     line_x: list[float | None] = []
@@ -73,7 +85,7 @@ def _figure(
         y = rounded(reference.value)
         shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": dashed})
     layout: Trace = {
-        "xaxis": {"title": {"text": title}, "rangemode": "tozero"} | ({"tickformat": "~s"} if thousands else {}),
+        "xaxis": {"title": {"text": title}, "rangemode": "tozero", **(ticks or {})},
         "yaxis": {"title": {"text": material.metric_words}},
         "shapes": shapes,
     }

@@ -59,7 +59,7 @@ def best(
 
         text = torch_code(config, about=found.sentence)
     else:
-        text = run_yaml(config, about=found.sentence, file=str(out or "FILE"))
+        text = run_yaml(config, about=found.sentence, file=str(out or "FILE"), searched=found.searched)
     if register is not None:
         version = _register(folder, found, register, tracking_uri)
         typer.echo(f"registered trial {found.trial.number} as {register}, version {version}", err=True)

@@ -43,6 +43,11 @@ class RunFile:
         """What the run is called: the file's name, or its folder's where the file is called config."""
         return self.path.absolute().parent.name if self.path.stem == "config" else self.path.stem
 
+    @property
+    def argument(self) -> str:
+        """What names the same run in every working folder: the name of a shipped one, or the file's whole path."""
+        return self.path.stem if self.shipped else str(self.path.absolute())
+
     def check_data(self) -> None:
         """Raise UserError where the run is a recipe, whose data must be named, and is not there under its own name."""
         source = self.config.workload.source

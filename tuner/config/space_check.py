@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Final
 
 from tuner.config.run import FaceConfig
+from tuner.config.space_first import first_settings
 from tuner.config.space_model import Domain, SamplerName, SpaceFile
 from tuner.config.strict_yaml import did_you_mean, dotted
 from tuner.errors import UserError
@@ -46,6 +47,7 @@ def check_space(space: SpaceFile, *, steps: int | None = None, sampler: SamplerN
             )
         _check_scheduler(space, index, steps=steps or space.steps)
     _check_base_lr(space)
+    first_settings(space)
     _check_sampler(space, sampler or space.sampler)
 
 

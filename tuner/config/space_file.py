@@ -18,9 +18,11 @@ __all__ = [
     "SpaceFile",
     "load_space",
     "shipped_spaces",
+    "space_argument",
     "space_from_record",
     "space_from_text",
     "space_record",
+    "space_text",
     "with_workload",
 ]
 
@@ -77,8 +79,21 @@ def shipped_spaces() -> list[tuple[str, str]]:
     return [(path.stem, space_from_text(read_text(path), file=path.name).question) for path in paths]
 
 
+def space_argument(name_or_path: str | Path) -> str:
+    """Return what names the same space in every working folder: the name of a shipped one, or a file's whole path."""
+    path = _locate(name_or_path)
+    return path.stem if path.parent == _shipped_folder() else str(path.absolute())
+
+
+def space_text(name_or_path: str | Path) -> str:
+    """Return the text of a space as it stands, unchecked; UserError where it cannot be read."""
+    return read_text(_locate(name_or_path))
+
+
 def _locate(name_or_path: str | Path) -> Path:
     """Return the path that is meant; a bare word is a shipped name first, so that a stray file cannot hide it."""
+    if not str(name_or_path):  # which as a path is the working folder
+        raise UserError("a search space must be a file or a shipped name, but got ''; leave it out for the default")
     path, shipped = Path(name_or_path), _shipped_folder()
     names = sorted(entry.stem for entry in shipped.glob("*.yaml"))
     if str(path) in names:

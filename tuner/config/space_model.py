@@ -13,11 +13,17 @@
           decay_factor: {choices: [2, 4, 10]}
           max_decays: {low: 1, high: 8}
         fixed: {patience_fraction: 0.05}
+        first:
+          - {base_lr: 0.1, decay_factor: 2, max_decays: 4}
 
 Trial 0 is always the reference setting of the first scheduler (for FastFace the published one, scaled to the run);
 with several schedulers the first trials are each one's reference, in file order. `fixed` does not touch them, and a
 reference value outside a searched range runs all the same: the range stays as it is written, and the sampler does not
 learn from that trial, whose setting the space does not contain.
+
+The settings under `first` come next, before the sampler draws: what earlier sweeps found good. Each is a whole point of
+the space, with a value for all that is searched, the base LR too where that is; the sampler learns from it as from any.
+One that is the same run as a reference, or as another one before it, is not run again.
 """
 
 import math
@@ -87,6 +93,32 @@ class Domain(Strict):
         """Return the values that decide whether all are allowed: both ends of a range, or every choice."""
         return self.ends() if self.choices is None else self.choices
 
+    def held(self, value: Setting, *, whole: bool) -> Setting | None:
+        """Return a value as the domain itself has it, on its `step` without rounding error; None where it has not.
+
+        `whole`: the parameter counts something.
+        """
+        if self.choices is not None:
+            return next((choice for choice in self.choices if choice == value), None)
+        low, high = self.ends()
+        if isinstance(value, str) or not low <= value <= high:
+            return None
+        step = self.step if self.step is not None else 1 if whole else None
+        if step is None:
+            return float(value)
+        steps = (value - low) / step
+        if not math.isclose(steps, round(steps), abs_tol=1e-9):
+            return None
+        found = low + round(steps) * step
+        return int(found) if whole else float(found)
+
+    def said(self) -> str:
+        """Return the values in words, for messages: "0.1 to 0.5 in steps of 0.1", "2, 4 or 10"."""
+        if self.choices is not None:
+            return f"{', '.join(map(str, self.choices[:-1]))} or {self.choices[-1]}"
+        low, high = self.ends()
+        return f"{low} to {high}" + ("" if self.step is None else f" in steps of {self.step}")
+
 
 def _check_choices(domain: Domain) -> None:
     choices = domain.choices or ()
@@ -139,11 +171,15 @@ class Objective(Strict):
 
 
 class SchedulerSpace(Strict):
-    """One scheduler: what is searched (`parameters`), and what stands at another value than its default (`fixed`)."""
+    """One scheduler: what is searched (`parameters`), and what stands at another value than its default (`fixed`).
+
+    `first` are points of what is searched that are tried before the sampler draws.
+    """
 
     name: str
     parameters: dict[str, Domain] = Field(default_factory=dict)
     fixed: dict[str, Scalar] = Field(default_factory=dict)
+    first: tuple[dict[str, Scalar], ...] = ()
 
 
 def _base_lr_kind(value: object) -> str:

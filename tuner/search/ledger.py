@@ -27,11 +27,12 @@ from tuner.search.cost_aware import Prospect
 from tuner.search.journal import create_journal, cut_unfinished_line, open_journal
 from tuner.search.plan import (
     Assignment,
+    First,
     Plan,
     assignment,
+    first_trials,
     in_space,
     recorded_distributions,
-    reference_params,
     references,
     run_config,
     run_key,
@@ -118,10 +119,10 @@ class Ledger:
         running = next((trial for trial in trials if trial.state == TrialState.RUNNING), None)
         if running is not None:
             return self._suggestion(running, resumed=True)
-        number, firsts = len(trials), references(self.plan)
-        if number < len(firsts):
-            chosen = firsts[number]
-            params = reference_params(self.plan, chosen.scheduler)
+        number, reference = len(trials), False
+        if number < len(self._firsts):
+            first = self._firsts[number]
+            params, chosen, reference = first.params, first.chosen, first.reference
         else:
             failed = {trial.user_attrs[_RUN]["key"] for trial in trials if trial.state == TrialState.FAIL}
             drawn = self._suggester.draw(
@@ -134,7 +135,7 @@ class Ledger:
             if drawn is None:
                 return None
             params, chosen = drawn, assignment(self.plan, drawn)
-        return self._suggestion(self._begin(params, chosen, reference=number < len(firsts)), resumed=False)
+        return self._suggestion(self._begin(params, chosen, reference=reference), resumed=False)
 
     def tell(
         self,
@@ -196,7 +197,7 @@ class Ledger:
     def exhausted(self) -> bool:
         """Return whether each point of a finite space has been tried, so that there is no other trial to run."""
         trials = self._trials()
-        begun = len(trials) >= len(references(self.plan))
+        begun = len(trials) >= len(self._firsts)
         return begun and self._suggester.exhausted([self._past(trial, None) for trial in trials])
 
     def take_up(self, number: int, *, last_seen: float) -> float:
@@ -243,6 +244,10 @@ class Ledger:
     @cached_property
     def _suggester(self) -> Suggester:
         return Suggester(self.plan.space, sampler=self.plan.sampler, seed=self.plan.seed)
+
+    @cached_property
+    def _firsts(self) -> tuple[First, ...]:
+        return first_trials(self.plan)
 
     @cached_property
     def _learnable(self) -> Mapping[str, bool]:

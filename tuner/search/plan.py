@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from tuner.config.run import RunConfig, SchedulerConfig, WorkloadConfig
 from tuner.config.space_check import check_space
+from tuner.config.space_first import first_settings
 from tuner.config.space_model import SamplerName, SpaceFile
 from tuner.errors import UserError
 from tuner.names import Setting
@@ -46,6 +47,15 @@ class Assignment:
     scheduler: str
     settings: Mapping[str, Setting]
     base_lr: float
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """A trial that no sampler draws: what it is in the words of the space, what it runs, and if it is a reference."""
+
+    params: Params
+    chosen: Assignment
+    reference: bool
 
 
 def make_plan(
@@ -101,6 +111,21 @@ def assignment(plan: Plan, params: Params) -> Assignment:
 def references(plan: Plan) -> tuple[Assignment, ...]:
     """Return what the first trials run: each scheduler's reference setting, whatever is searched or fixed."""
     return tuple(reference(plan, name) for name in schedulers(plan.space))
+
+
+def first_trials(plan: Plan) -> tuple[First, ...]:
+    """Return the trials before the sampler's: the references, then what the space wants tried first, each run once."""
+    found = [First(reference_params(plan, chosen.scheduler), chosen, reference=True) for chosen in references(plan)]
+    keys = {run_key(run_config(plan, first.chosen)) for first in found}
+    for scheduler, setting in first_settings(plan.space):
+        params: dict[str, Setting] = {SCHEDULER: scheduler} if len(plan.space.schedulers) > 1 else {}
+        params |= {entry.name: setting[entry.setting] for entry in parameters(plan.space, scheduler)}
+        chosen = assignment(plan, params)
+        key = run_key(run_config(plan, chosen))
+        if key not in keys:
+            keys.add(key)
+            found.append(First(params, chosen, reference=False))
+    return tuple(found)
 
 
 def reference(plan: Plan, scheduler: str) -> Assignment:

@@ -37,8 +37,9 @@ class Past:
     """A finished trial as a sampler sees it.
 
     `params` is None where it lies outside the space (a reference whose setting the space cannot reach); `value` is None
-    where it failed. `drawn`: its parameters came from the sampler, not from the list of references. `prospect`, for the
-    cost-aware search, is what the run has turned out to be.
+    where it failed. `drawn`: it belongs to the sampler's own trials, among which a setting that the space wants tried
+    first takes the place of one drawn; a reference does not. `prospect`, for the cost-aware search, is what the run has
+    turned out to be.
     """
 
     number: int

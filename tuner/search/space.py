@@ -5,7 +5,6 @@ others belong to the scheduler that was drawn: `cosine.final_factor`. `base_lr` 
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
@@ -46,15 +45,7 @@ class Parameter:
 
     def holds(self, value: Setting) -> bool:
         """Return whether `value` can be drawn."""
-        mine = self.distribution()
-        if isinstance(mine, CategoricalDistribution):
-            return value in mine.choices
-        if isinstance(value, str) or not isinstance(mine, FloatDistribution | IntDistribution):
-            return False
-        if not mine.low <= value <= mine.high:
-            return False
-        steps = 0.0 if mine.step is None else (value - mine.low) / mine.step
-        return math.isclose(steps, round(steps), abs_tol=1e-9)
+        return self.domain.held(value, whole=self.whole) is not None
 
     def recorded(self, reference: Setting | None) -> BaseDistribution:
         """Return the distribution that the journal keeps: wide enough for the reference value as well.

@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
 from tuner.config.own import OwnConfig
 from tuner.config.run import FaceConfig, WorkloadConfig
 from tuner.config.run_file import load_run
-from tuner.config.space_file import with_workload
+from tuner.config.space_file import space_argument, with_workload
 from tuner.config.space_model import SamplerName, SpaceFile
 from tuner.errors import UserError
 from tuner.sweep.data import placed
+from tuner.tracking.uri import redact
 from tuner.trials import TrialRecord
+
+DEFAULT_SPACE: Final = "fastface"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,26 @@ def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:
         space = with_workload(space, workload)
     check_source(space.workload, asked.data)
     return space
+
+
+def repeating(asked: Asked, space: SpaceFile) -> tuple[str, ...]:
+    """Return the words of a command line that name what a new sweep trains, in every working folder; `space` as asked.
+
+    They name the space first, then what takes the place of something in it. How it is searched, for how long,
+    and where the data is, the plan knows. No address of a tracking store is among them, and no password.
+    """
+    options: list[tuple[str, object]] = [
+        ("--recipe", None if asked.recipe is None else load_run(asked.recipe).argument),
+        ("--workload", asked.workload),
+        ("--max-identities", asked.max_identities),
+        ("--max-images", asked.max_images),
+    ]
+    if asked.sets and isinstance(space.workload, FaceConfig):
+        options += [("--sets", path) for path in space.workload.evaluation.sets]
+    given = [str(word) for option, value in options if value is not None for word in (option, value)]
+    return tuple(
+        redact(word) for word in (space_argument(DEFAULT_SPACE if asked.space is None else asked.space), *given)
+    )
 
 
 def named_workload(name: str, workload: WorkloadConfig) -> OwnConfig:

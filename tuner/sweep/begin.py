@@ -18,7 +18,7 @@ from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan, planned_workload, references, run_config
 from tuner.sizes import num_bytes
 from tuner.stages.store import DEFAULT_BUDGET
-from tuner.sweep.asked import Asked, Budget, asked_space
+from tuner.sweep.asked import DEFAULT_SPACE, Asked, Budget, asked_space, repeating
 from tuner.sweep.data import absolute_data, prepare
 from tuner.sweep.devices import first_visible, gpus
 from tuner.sweep.disk import check_disk, needs
@@ -46,7 +46,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
         SweepStoppedError: too many trials failed in a row.
     """
     tell = partial(console.print, highlight=False, soft_wrap=True)
-    file = asked.space or "fastface"
+    file = DEFAULT_SPACE if asked.space is None else asked.space
     space = asked_space(asked, load_space(file))
     plan = make_plan(
         space,
@@ -57,7 +57,8 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
         decision_grid=asked.decision_grid,
         cost_aware=asked.cost_aware,
     )
-    name = asked.name or f"{Path(file).stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    made_up = f"{Path(file).stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    name = made_up if asked.name is None else asked.name
     folder = new_folder(name, asked.out)
     folder.check_free(name)
     sharing = sharing_of(asked)
@@ -127,6 +128,7 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
                     checkpoint_budget=sharing.checkpoint_budget,
                     faces=faces.digest,
                     unfit=flaw,
+                    asked=repeating(asked, space),
                 )
             )
             locks.enter_context(sweep_lock(folder.path))

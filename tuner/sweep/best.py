@@ -1,6 +1,8 @@
 """The setting that a sweep says to train with, written out for the real run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import yaml
 
@@ -15,7 +17,8 @@ from tuner.names import CONFIRM_FILE
 from tuner.schedulers.registry import setting_names
 from tuner.schedulers.scale import rescale
 from tuner.search.ledger import Ledger
-from tuner.search.plan import Assignment, Plan, run_config
+from tuner.search.plan import Assignment, Plan, first_trials, run_config
+from tuner.search.space import BASE_LR, Parameter, parameters
 from tuner.sweep.folder import SweepFolder
 from tuner.trials import TrialRecord
 
@@ -24,15 +27,24 @@ _HOW = """\
 # search on:      `workload` and `total_steps` (as `steps`) can stand in a search space as they are, and the settings
 #                 under `fixed` of the scheduler, but for those that are searched again under `parameters`
 """
+_TRY_FIRST: Final = """\
+# try it first:   in the space that found it, beside the `parameters` of {scheduler}:
+#                   first:
+#                     - {setting}
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The trial to train with, its run as the sweep made it, and why it, in a sentence or more."""
+    """The trial to train with, its run as the sweep made it, and why it, in a sentence or more.
+
+    `searched` is what the space searches for its scheduler; nothing where the space has that trial tried first anyway.
+    """
 
     trial: TrialRecord
     config: RunConfig
     sentence: str
+    searched: tuple[Parameter, ...]
 
 
 def find_best(folder: SweepFolder) -> Best:
@@ -46,7 +58,10 @@ def find_best(folder: SweepFolder) -> Best:
     if best is None:
         reason = next((record.reason for record in ledger.trials() if record.reason), None)
         why = "no trial has ended" if reason is None else f"all failed, the first because: {reason}"
-        raise UserError(f"the best of a sweep needs a finished trial, but {folder.argument} has none: {why}")
+        raise UserError(
+            f"the best of a sweep needs a finished trial, but {folder.argument} has none: {why}; "
+            f"go on with it: fastface-tuner resume {folder.argument}"
+        )
     return best
 
 
@@ -72,7 +87,9 @@ def best_of(ledger: Ledger, folder: SweepFolder, confirmation: Confirmation | No
     if confirmation is not None and named is not None:
         said = f"{headline(confirmation)} {verdict(confirmation)} In the search: {said}"
     sentence = f"{folder.read().name}: {said}"
-    return Best(trial=trial, config=_run_of(plan, trial), sentence=sentence)
+    known = trial.number < len(first_trials(plan))
+    searched = () if known else parameters(plan.space, trial.scheduler)
+    return Best(trial=trial, config=_run_of(plan, trial), sentence=sentence, searched=searched)
 
 
 def for_real_run(config: RunConfig, *, steps: int | None = None, loss_scale: float | None = None) -> RunConfig:
@@ -97,12 +114,29 @@ def for_real_run(config: RunConfig, *, steps: int | None = None, loss_scale: flo
     return config.model_copy(update={"scheduler": SchedulerConfig(name=name, settings=settings), "total_steps": steps})
 
 
-def run_yaml(config: RunConfig, *, about: str, file: str) -> str:
-    """Return a run as YAML that `fastface-tuner train` takes, under comments that say what it is and what it is for."""
+def run_yaml(config: RunConfig, *, about: str, file: str, searched: Sequence[Parameter] = ()) -> str:
+    """Return a run as YAML that `fastface-tuner train` takes, under comments that say what it is and what it is for.
+
+    Where it is a point of what was `searched`, they say also how another sweep comes to try it first.
+    """
     settings = config.to_dict()
     what_was_sought = {name: settings.pop(name) for name in ("scheduler", "total_steps")}
     text = yaml.safe_dump({**what_was_sought, **settings}, sort_keys=False, allow_unicode=True)
-    return f"{comment(about)}\n{_HOW.format(file=file)}{text}"
+    return f"{comment(about)}\n{_HOW.format(file=file)}{_try_first(config, searched)}{text}"
+
+
+def _try_first(config: RunConfig, searched: Sequence[Parameter]) -> str:
+    known = {BASE_LR: config.workload.reference_lr, **config.scheduler.settings}
+    # What is searched in steps has no place here where the settings were rescaled.
+    if not searched or not all(each.setting in known and each.holds(known[each.setting]) for each in searched):
+        return ""
+    setting = yaml.safe_dump(
+        {each.setting: known[each.setting] for each in searched},
+        default_flow_style=True,
+        sort_keys=False,
+        width=float("inf"),
+    )
+    return _TRY_FIRST.format(scheduler=config.scheduler.name, setting=setting.strip())
 
 
 def _run_of(plan: Plan, trial: TrialRecord) -> RunConfig:

@@ -36,7 +36,8 @@ class SweepDescription(Strict):
     `tracking_uri` holds no credentials: where a server wants them, each start takes them from its own environment.
     `store` is the stage store that its trials share, None where they share nothing; `checkpoint_budget` are the bytes
     that checkpoints may take there. `faces` is the digest of the data, None where it is not known. `unfit` says which
-    checks of `tuner.testing` the workload failed, so that nothing is shared; None where it failed none.
+    checks of `tuner.testing` the workload failed, so that nothing is shared; None where it failed none. `asked` are the
+    words of a command line that name what is trained, the space first; none in sweeps of versions that did not note it.
     """
 
     format: int = FORMAT_VERSION
@@ -50,6 +51,7 @@ class SweepDescription(Strict):
     checkpoint_budget: Annotated[int, Field(ge=0)] = DEFAULT_BUDGET
     faces: str | None = None
     unfit: str | None = None
+    asked: tuple[str, ...] = ()
 
     @property
     def budget(self) -> Budget:
@@ -121,7 +123,7 @@ class SweepFolder:
         `replace` takes the place of that one.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(description.model_dump(), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(description.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_whole(self.description, text.encode(), new=not replace)
 
     def read(self) -> SweepDescription:
@@ -130,7 +132,7 @@ class SweepFolder:
             content: Any = yaml.safe_load(self.description.read_text("utf-8"))
             version = content["format"]
         except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
-            reason = " ".join(str(error).split())
+            reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
             raise UserError(
                 f"{self.description} must describe a sweep, but cannot be read: {reason}; restore it"
             ) from None

@@ -10,11 +10,13 @@ import yaml
 from tuner.analysis.confirmed_record import read_confirmation
 from tuner.analysis.report_material import Facts, Material
 from tuner.config.run import DataConfig, FaceConfig
+from tuner.config.space_file import space_text
 from tuner.errors import UserError
 from tuner.files import read_record
 from tuner.names import CURVE_FILE, SYNTHETIC
 from tuner.search.ledger import Ledger
-from tuner.search.plan import Plan
+from tuner.search.plan import Plan, first_trials
+from tuner.stages.store import DEFAULT_BUDGET
 from tuner.sweep.best import best_of, run_yaml
 from tuner.sweep.folder import ENVIRONMENT, SweepDescription, SweepFolder
 
@@ -41,7 +43,7 @@ def report_material(folder: SweepFolder) -> Material:
         study=ledger.study(),
         confirmation=confirmation,
         chosen=None if best is None else best.trial.number,
-        run="" if best is None else run_yaml(best.config, about=best.sentence, file="FILE"),
+        run="" if best is None else run_yaml(best.config, about=best.sentence, file="FILE", searched=best.searched),
         curves={
             record.number: folder.trial(record.number if record.duplicate_of is None else record.duplicate_of)
             / CURVE_FILE
@@ -102,6 +104,11 @@ def _search(plan: Plan, description: SweepDescription, folder: SweepFolder) -> I
     yield "steps of a trial", f"{plan.steps:,}"
     yield "budget", str(description.budget)
     yield "sampler", f"{plan.sampler}, cost-aware" if plan.cost_aware else plan.sampler
+    if wanted := sum(not first.reference for first in first_trials(plan)):
+        yield (
+            "tried first",
+            f"{wanted} {'setting' if wanted == 1 else 'settings'} of the space, after the published one",
+        )
     yield "decision grid", f"{plan.decision_grid}" if plan.decision_grid else "any step"
     yield "seed", f"{plan.seed}"
     if isinstance(workload, FaceConfig):
@@ -115,8 +122,12 @@ def _search(plan: Plan, description: SweepDescription, folder: SweepFolder) -> I
 
 
 def _commands(plan: Plan, description: SweepDescription, folder: SweepFolder) -> list[str]:
-    """Return the command that makes the sweep again from its `space.yaml`, and those that go on from what it found."""
+    """Return the command that makes the sweep again, and those that go on from what it found.
+
+    Where the space is not there any more, or says something else by now, it is `space.yaml`, whose text the page shows.
+    """
     budget = description.budget
+    space, *given = description.asked or ("space.yaml",)
     options: dict[str, object] = {
         "--data": plan.data,
         "--trials": budget.trials,
@@ -127,11 +138,13 @@ def _commands(plan: Plan, description: SweepDescription, folder: SweepFolder) ->
         "--sampler": plan.sampler,
         "--decision-grid": plan.decision_grid,
     }
-    words = ["fastface-tuner", "sweep", "space.yaml"]
+    words = ["fastface-tuner", "sweep", space if _says(space, plan.space.text) else "space.yaml", *given]
     for option, value in options.items():
         words += [] if value is None else [option, str(value)]
     words.append("--cost-aware" if plan.cost_aware else "--no-cost-aware")
     words += [] if description.store else ["--no-share"]
+    if description.checkpoint_budget != DEFAULT_BUDGET:
+        words += ["--checkpoint-budget", f"{description.checkpoint_budget / 1024:.17g}KiB"]
     return [
         shlex.join(words),
         f"fastface-tuner compare {folder.argument}",
@@ -139,3 +152,11 @@ def _commands(plan: Plan, description: SweepDescription, folder: SweepFolder) ->
         f"fastface-tuner confirm {folder.argument}",
         f"fastface-tuner best {folder.argument} -o best.yaml",
     ]
+
+
+def _says(space: str, text: str) -> bool:
+    """Return whether a space, by its name or path, still has this text."""
+    try:
+        return space_text(space) == text
+    except UserError:
+        return False

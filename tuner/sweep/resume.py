@@ -29,7 +29,7 @@ def find_begun(asked: Asked) -> SweepFolder | None:
     """Return the sweep that `sweep --resume` goes on with; None where there is none yet, and its place is free."""
     if asked.name is None and asked.out is None:
         raise UserError("--resume must be told which sweep, but got neither --name nor --out; give one of them")
-    folder = new_folder(asked.name or "sweep", asked.out)
+    folder = new_folder("sweep" if asked.name is None else asked.name, asked.out)
     if folder.exists:
         return folder
     folder.clear()

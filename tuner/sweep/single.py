@@ -187,7 +187,7 @@ def _of_epochs(config: RunConfig, epochs: float, *, images: int | None) -> RunCo
 def _folder(file: RunFile, asked: AskedRun) -> RunFolder:
     if asked.name is None and asked.out is None and (own := RunFolder.of_config(file.path)) is not None:
         return own
-    name = asked.name or file.name
+    name = file.name if asked.name is None else asked.name
     if asked.out is None and (Path(name).name != name or not name.strip() or name in (".", "..")):
         raise UserError(f"a run's name must be the name of a folder, but got {name!r}; use another --name, or --out")
     return RunFolder(asked.out or Path(RUNS_DIR) / name)
