@@ -66,6 +66,7 @@ class _Running:
     shared: int = 0
     shared_with: Mapping[str, int] = field(default_factory=dict)
     shelf: str | None = None
+    deterministic: bool = True
 
 
 class SweepSource:
@@ -152,6 +153,7 @@ class SweepSource:
             steps_shared=running.shared,
             shared_with=running.shared_with,
             shelf=running.shelf,
+            deterministic=running.deterministic,
             seconds=running.seconds_before + time.monotonic() - running.started,
         )
         if result is None:
@@ -209,6 +211,7 @@ class SweepSource:
                 metrics=twin.metrics,
                 steps_shared=self._ledger.plan.steps if twin.state == "COMPLETE" else 0,
                 duplicate_of=twin.number,
+                deterministic=twin.deterministic,
             )
         )
 
@@ -233,7 +236,7 @@ class SweepSource:
         running.executed, running.shared = result["steps_executed"], result["steps_shared"]
         running.repeated = result["steps_repeated"]
         running.shared_with = dict(result["shared_with"])
-        running.shelf = result["shelf"]
+        running.shelf, running.deterministic = result["shelf"], result["deterministic"]
 
 
 def _only_repeats(records: Sequence[TrialRecord]) -> bool:
