@@ -134,8 +134,7 @@ class SweepSource:
         """Hear how far the running trial is."""
         running = self._running[number]
         self._count(running, result)
-        for text in (*result["messages"], *self._view.news()):
-            self._progress.message(text)
+        self._tell((*result["messages"], *self._view.news()))
         self._progress.trial_moved(steps=result["steps"], shared=running.shared, loss=result["loss"], lr=result["lr"])
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
@@ -145,6 +144,7 @@ class SweepSource:
         running = self._running[number]
         if result is not None and "steps" in result:
             self._count(running, result)
+            self._tell(result["messages"])
         tell = partial(
             self._ledger.tell,
             number,
@@ -227,9 +227,12 @@ class SweepSource:
         del self._running[record.number]
         self._view.filed(record, texts=texts)
         self._progress.trial_ended(record)
-        for text in self._view.news():
-            self._progress.message(text)
+        self._tell(self._view.news())
         return record
+
+    def _tell(self, messages: Sequence[str]) -> None:
+        for text in messages:
+            self._progress.message(text)
 
     @staticmethod
     def _count(running: _Running, result: Mapping[str, Any]) -> None:

@@ -128,6 +128,8 @@ class _Retraining:
         if result is not None and NO_ROOM in result:
             raise NoRoomError(result[NO_ROOM])
         record = self._records[number]
+        for text in (result or {}).get("messages", ()):
+            self._progress.say(text)
         if result is None or FAILED in result:
             reason = "its process ended" if result is None else result[FAILED]
             difference: Difference | None = Difference(step=None, text=f"failed when trained alone: {reason}")
