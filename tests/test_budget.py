@@ -92,6 +92,10 @@ def test_a_cost_aware_sweep_with_a_budget_of_steps_ends_when_it_is_spent_and_goe
     assert json.loads(params["cost_aware"])
     before = ledger.trials()
     with (place / "said.txt").open("a") as said:
+        with pytest.raises(UserError, match="--budget-steps >= "):
+            resume_sweep(folder, Asked(budget_steps=119), console=Console(file=said), ending=Ending())
+        resume_sweep(folder, Asked(budget_steps=120), console=Console(file=said), ending=Ending())
+        assert ledger.trials() == before
         ledger = resume_sweep(folder, Asked(budget_steps=150), console=Console(file=said), ending=Ending())
     assert ledger.trials()[: len(before)] == before
     assert sum(trial.steps_executed for trial in ledger.trials()) >= 150
