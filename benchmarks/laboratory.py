@@ -93,6 +93,11 @@ class Laboratory:
         reason = failure.read_text() if failure.exists() else None
         return Run(folder, json.loads((folder / METRICS_FILE).read_text()), reason, costs)
 
+    def costs(self) -> list[Mapping[str, float]]:
+        """Return what training each run cost, whenever that was: as `Run.costs`, without those that failed."""
+        folders = (path.parent for path in sorted(self._folder.glob(f"runs/*/{COSTS_FILE}")))
+        return [json.loads((each / COSTS_FILE).read_text()) for each in folders if not (each / FAILURE_FILE).exists()]
+
     def _train(self, config: RunConfig, folder: Path, *, label: str) -> dict[str, float]:
         started, last = time.perf_counter(), None
         try:

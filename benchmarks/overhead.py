@@ -80,6 +80,7 @@ class CurveActor(tune.Trainable):
             "steps_shared": 0,
             "shared_with": [],
             "shelf": None,
+            "deterministic": True,
             "messages": [],
         }
         return {"steps": REPORTS, "loss": 0.0, "lr": 0.1, "metrics": metrics, "done": True, **counts}

@@ -83,7 +83,7 @@ class Actor:
         return {
             "steps": steps, "loss": 1.0, "lr": 0.1, "metrics": [("accuracy", value(self.config["run"]))],
             "steps_executed": steps // 2, "steps_repeated": 0, "steps_shared": steps - steps // 2, "shared_with": [],
-            "shelf": None, "messages": [], "done": steps == STEPS,
+            "shelf": None, "deterministic": True, "messages": [], "done": steps == STEPS,
         }  # fmt: skip
 
     def cleanup(self) -> None: ...

@@ -111,7 +111,7 @@ class FakeSweep:
                 result = {
                     "steps": steps, "loss": point.loss, "lr": point.lr, "metrics": list(metrics.items()),
                     "steps_executed": steps - 25 * bool(shared), "steps_repeated": 0,
-                    "steps_shared": 25 * bool(shared), "shelf": None,
+                    "steps_shared": 25 * bool(shared), "shelf": None, "deterministic": True,
                     "shared_with": list(shared.items()), "messages": [], "done": steps == STEPS,
                 }  # fmt: skip
                 if job.number == FAILING and steps == 40:

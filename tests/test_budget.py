@@ -92,14 +92,32 @@ def test_a_cost_aware_sweep_with_a_budget_of_steps_ends_when_it_is_spent_and_goe
     assert json.loads(params["cost_aware"])
     before = ledger.trials()
     with (place / "said.txt").open("a") as said:
+        with pytest.raises(UserError, match="--budget-steps >= "):
+            resume_sweep(folder, Asked(budget_steps=119), console=Console(file=said), ending=Ending())
+        resume_sweep(folder, Asked(budget_steps=120), console=Console(file=said), ending=Ending())
+        assert ledger.trials() == before
         ledger = resume_sweep(folder, Asked(budget_steps=150), console=Console(file=said), ending=Ending())
     assert ledger.trials()[: len(before)] == before
     assert sum(trial.steps_executed for trial in ledger.trials()) >= 150
 
 
-def test_a_cost_aware_sweep_needs_shared_steps_and_a_sampler_that_can_draw_candidates(place: Path) -> None:
+def test_what_cannot_be_asked_for_is_refused_before_anything_is_made(place: Path) -> None:
     with pytest.raises(UserError, match="--no-share"):
         sweep(place, cost_aware=True, share=False)
     with pytest.raises(UserError, match="cmaes"):
         sweep(place, cost_aware=True, sampler="cmaes")
+    with pytest.raises(UserError, match="--budget-minutes"):
+        sweep(place, budget_minutes=float("inf"))
     assert not (place / "sweeps").exists()
+
+
+def test_what_the_store_has_to_say_is_told_also_of_a_trial_that_was_over_at_once(place: Path) -> None:
+    sweep(place, trials=1)
+    for path in place.glob("stages/*/stages/*/checkpoints/*"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    sweep(place, trials=1, steps=31, name="second", checkpoint_budget="0")
+    said = " ".join((place / "said.txt").read_text().split())
+    assert "is damaged; this checkpoint is dropped" in said
+    assert "does not fit into the checkpoint budget of 0 bytes" in said

@@ -187,6 +187,7 @@ class Actor:
             "steps_shared": 0,
             "shared_with": [],
             "shelf": None,
+            "deterministic": True,
             "messages": [],
         }
         done = {"steps": 7, "loss": 1.0, "lr": 0.1, "metrics": [("accuracy", 0.5)], "done": True, **counts}

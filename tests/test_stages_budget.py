@@ -113,6 +113,18 @@ def test_one_checkpoint_larger_than_the_budget_is_told_and_not_kept(
     assert checkpoint_bytes(tmp_path) == 0
 
 
+@pytest.mark.parametrize("checkpoints", [0, 0.5, 2.5])
+def test_a_budget_smaller_than_before_is_kept_though_nothing_more_fits(tmp_path: Path, checkpoints: float) -> None:
+    store, size = tmp_path / "store", _size_of_one(tmp_path / "measure")
+    shared(plan("constant"), StageStore(store).shelf(FINGERPRINT), checkpoint_every=10)
+    budget = int(checkpoints * size)
+    assert checkpoint_bytes(store) > max(budget, size)
+    trial = plan("multi_step", {"milestones": "35"})
+    smaller = StageStore(store, checkpoint_budget=budget).shelf(FINGERPRINT)
+    assert shared(trial, smaller, checkpoint_every=10)[0] == alone(trial)
+    assert checkpoint_bytes(store) <= max(budget, size)  # one may be what the running trial needed
+
+
 def test_what_a_running_trial_would_resume_from_is_never_given_up(tmp_path: Path) -> None:
     size = _size_of_one(tmp_path / "measure")
     folder = tmp_path / "store"

@@ -25,6 +25,7 @@ from tuner.stages.runner import SharedRun
 from tuner.stages.shelf import Recorder, Shelf
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
+from tuner.stages.upkeep import summaries
 
 EVALUATE_AT = (20, 60)
 TRIALS = (decaying(9), decaying(3), decaying(3, factor=3.0), plan("multi_step", {"milestones": "31"}))
@@ -105,6 +106,22 @@ def test_damage_is_told_with_the_name_of_the_file(
     assert told
     if kind in ("20.json", "*.pt"):
         assert not any(path.exists() and path.read_bytes() == content for path in told)
+
+
+@pytest.mark.parametrize("kind", ["fingerprint.json", "savings.jsonl", "stage.json", "steps.bin", "20.json", "*.pt"])
+@pytest.mark.parametrize("damage", ["nested", "folder"])
+def test_what_can_neither_be_read_nor_parsed_is_damage_too(
+    filled: Path, tmp_path: Path, kind: str, damage: str
+) -> None:
+    copy(filled, str(tmp_path))
+    for path in sorted(tmp_path.rglob(kind)):
+        if damage == "nested":
+            path.write_bytes(b"[" * 200_000)
+        else:
+            path.unlink()
+            path.mkdir()
+    run_all(tmp_path)
+    assert len(summaries(StageStore(tmp_path))) == 1
 
 
 def test_rows_after_a_damaged_one_are_dropped_and_what_branched_off_them(

@@ -140,14 +140,13 @@ def test_a_running_trial_is_found_by_another_one(tmp_path: Path) -> None:
     for _ in range(30):
         next(events)
     second = SharedRun(decaying(), build=Toy, shelf=open_shelf(tmp_path))
-    assert second.steps_known == 30
     assert second.shared_with == {"first": 30}
     reports = [event for event in second.events() if isinstance(event, StepReport)]
     rest = [event for event in events if isinstance(event, StepReport)]
     assert reports == alone(decaying())[0]
     assert reports[30:] == rest
-    third = SharedRun(decaying(), build=no_build, shelf=open_shelf(tmp_path))
-    assert third.steps_known == 60
+    third, counts = shared(decaying(), open_shelf(tmp_path), build=no_build)
+    assert (third, counts.shared) == (alone(decaying()), 60)
 
 
 def test_what_another_process_adds_is_seen_by_the_next_trial(tmp_path: Path) -> None:

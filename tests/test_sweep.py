@@ -246,7 +246,10 @@ def test_stages_can_be_listed_and_pruned(
     assert shelf["counts"]["shared"] == sum(trial["steps_shared"] for trial in smoke.trials)
     assert command("stages", "prune").code == 2
     assert command("stages", "prune", "--keep", "a lot").code == 2
-    assert "1 shelves" in command("stages", "prune", shelf["key"][:8]).out
+    assert f"took over {shelf['counts']['shared']}\n" in command("stages", "list").out
+    planned = json.loads(command("stages", "prune", shelf["key"][:8], "--dry-run", "--json").out)
+    assert (planned["shelves"], planned["num_bytes"]) == ([shelf["key"]], shelf["num_bytes"])
+    assert "removed 1 shelf and 0 checkpoints" in command("stages", "prune", shelf["key"][:8]).out
     assert json.loads(command("stages", "list", "--json").out) == {"shelves": []}
 
 

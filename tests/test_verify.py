@@ -34,11 +34,13 @@ from tuner.trials import RecordState, TrialRecord
 METRICS = {"accuracy": 0.1 + 0.2, "final_loss": 4.25}
 
 
-def record(number: int, *, shared: int = 0, state: RecordState = "COMPLETE", twin: int | None = None) -> TrialRecord:
+def record(
+    number: int, *, shared: int = 0, executed: int = 0, state: RecordState = "COMPLETE", twin: int | None = None
+) -> TrialRecord:
     value = 0.5 if state == "COMPLETE" else None
     return TrialRecord(
         number=number, state=state, value=value, params={}, scheduler="fastface", settings={}, base_lr=0.1,
-        reference=False, key=str(number), steps_shared=shared, duplicate_of=twin,
+        reference=False, key=str(number), steps_executed=executed, steps_shared=shared, duplicate_of=twin,
     )  # fmt: skip
 
 
@@ -60,6 +62,8 @@ def test_trials_that_shared_come_first_and_failed_ones_and_repetitions_never() -
     ]  # fmt: skip
     assert [each.number for each in choose(records, num=2, seed=0)] == [1, 4]
     assert [each.number for each in choose(records, num=9, seed=0)] == [0, 1, 4, 5]
+    went_on = [*(record(number, shared=40) for number in range(9)), record(9, shared=20, executed=20)]
+    assert {choose(went_on, num=1, seed=seed)[0].number for seed in range(9)} == {9}
     many = [record(number, shared=1) for number in range(30)]
     assert choose(many, num=4, seed=1) == choose(many, num=4, seed=1) != choose(many, num=4, seed=2)
 

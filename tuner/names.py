@@ -69,6 +69,11 @@ TAG_TRIAL: Final = "fastface_tuner.trial"
 TAG_SHARED_WITH: Final = "shared_with"
 """MLflow tag of a child run: the runs whose steps it took over, and how many of each."""
 
+TAG_SHARING: Final = "sharing"
+"""MLflow tag of a run whose kernels were not deterministic: what shared steps are then."""
+COMMON_RANDOM_NUMBERS: Final = "common random numbers"
+"""What trials share, by that tag, where equal runs do not give equal bits."""
+
 
 def set_metrics(name: str) -> tuple[str, str, str]:
     """Return the metrics of the verification set `name`: accuracy, its standard deviation, TAR at the FAR."""

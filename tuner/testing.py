@@ -79,7 +79,7 @@ def check_config(
 ) -> list[Failed]:
     """Return which checks a workload failed, as `check_workload` does."""
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    set_deterministic(where)
+    set_deterministic(where, on=config.deterministic)
     opened, lr = open_workload(config), config.reference_lr if lr is None else lr
     declared = [] if config.declared is None else [*config.declared.metrics]
     with torch.random.fork_rng():

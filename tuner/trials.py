@@ -19,9 +19,11 @@ class TrialRecord:
     `steps_executed` counts the training steps run for this trial, `steps_shared` those whose losses earlier trials had
     recorded, and `shared_with` by whom; they lie on a `shelf` of the stage store. Of those executed, `steps_repeated`
     were known and only trained again: on the way from a checkpoint to where the trial departs from known ground, or
-    after it was interrupted. For a COMPLETE trial executed - repeated + shared are all its steps. `seconds` is its wall
-    time. It was `begun` and, unless RUNNING, `ended` at these times, in seconds since 1970. `run_id` is that of its
-    MLflow run, once it is known; `mirrored` says that all of a finished trial has been sent there.
+    after it was interrupted. For a COMPLETE trial executed - repeated + shared are all its steps. Unless
+    `deterministic` kernels trained it, the steps that it shared are common random numbers, not its own to the last bit.
+    `seconds` is its wall time. It was `begun` and, unless RUNNING, `ended` at these times, in seconds since 1970.
+    `run_id` is that of its MLflow run, once it is known; `mirrored` says that all of a finished trial has been sent
+    there.
     """
 
     number: int
@@ -39,6 +41,7 @@ class TrialRecord:
     steps_shared: int = 0
     shared_with: Mapping[str, int] = field(default_factory=dict)
     shelf: str | None = None
+    deterministic: bool = True
     seconds: float = 0.0
     begun: float = field(default=0.0, compare=False)
     ended: float | None = field(default=None, compare=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tuner.analysis.collected import CollectedSweep, Shown
 from tuner.analysis.grid import Column, Grid
+from tuner.analysis.sharing import NOT_BITWISE
 from tuner.analysis.summary import Summary
 from tuner.analysis.target import Target
 from tuner.analysis.words import fixed, own_line, plain, short
@@ -32,6 +33,7 @@ def as_row(record: TrialRecord) -> dict[str, Any]:
         "steps_executed": record.steps_executed,
         "steps_repeated": record.steps_repeated,
         "steps_shared": record.steps_shared,
+        "deterministic": record.deterministic,
         "seconds": round(record.seconds, 3),
         "run_id": record.run_id,
         "duplicate_of": record.duplicate_of,
@@ -168,6 +170,8 @@ def _caption(varied: Sequence[str], trials: Sequence[TrialRecord]) -> list[str]:
         parts.append("windows and patience: fractions of the run; threshold: of the first loss over the run")
     if any(trial.reference for trial in trials):
         parts.append("* published setting")
+    if any(trial.steps_shared and not trial.deterministic for trial in trials):
+        parts.append(NOT_BITWISE)
     return parts
 
 

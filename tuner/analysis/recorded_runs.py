@@ -13,7 +13,7 @@ from tuner.analysis.collected import CollectedSweep, Columns
 from tuner.analysis.target import larger_is_better
 from tuner.config.space_model import METRICS
 from tuner.errors import UserError
-from tuner.names import METRIC_LOSS, METRIC_LR, METRIC_RESPONSE, TAG_KIND, TAG_TRIAL, Setting
+from tuner.names import METRIC_LOSS, METRIC_LR, METRIC_RESPONSE, TAG_KIND, TAG_SHARING, TAG_TRIAL, Setting
 from tuner.trials import RecordState, TrialRecord
 
 Found = TypeVar("Found")
@@ -183,6 +183,7 @@ def _trial(run: Run, place: int, metric: str) -> TrialRecord:
         steps_executed=int(costs.get("steps_executed", steps)),
         steps_repeated=int(costs.get("steps_repeated", 0)),
         steps_shared=int(costs.get("steps_shared", 0)),
+        deterministic=TAG_SHARING not in run.data.tags,
         seconds=costs.get("seconds", max(0.0, ended - begun) if ended else 0.0),
         begun=begun,
         ended=ended,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tuner.analysis.report_figures import BEST, INK, MUTED, REFERENCE, Figure, Section, Trace, shade
 from tuner.analysis.report_material import Material
 from tuner.analysis.words import count
+from tuner.names import COMMON_RANDOM_NUMBERS
 from tuner.trials import TrialRecord
 
 _LABELLED_ROWS = 60
@@ -55,6 +56,11 @@ def sharing_section(material: Material) -> Section:
         f"second time on the way from a checkpoint; {shared:,} were taken over from trials that had trained the same "
         f"steps. {_saving(whole, executed)}"
     )
+    if not all(branch.record.deterministic for branch in tree):
+        lead += (
+            f" Kernels were not deterministic (`deterministic: false`), so shared steps are {COMMON_RANDOM_NUMBERS}: "
+            "trials can be compared all the same, but are not bit for bit what each would have given alone."
+        )
     foreign = any(branch.foreign for branch in tree)
     figure = Figure(
         id="sharing",

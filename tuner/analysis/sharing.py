@@ -10,8 +10,10 @@ from tuner.curves import HEADER
 from tuner.errors import UserError
 from tuner.evaluations import read_evaluations
 from tuner.files import read_record, write_record
-from tuner.names import CURVE_FILE, EVALUATIONS_FILE, VERIFY_FILE
+from tuner.names import COMMON_RANDOM_NUMBERS, CURVE_FILE, EVALUATIONS_FILE, VERIFY_FILE
 
+NOT_BITWISE: Final = f"kernels are not deterministic here, so shared steps are {COMMON_RANDOM_NUMBERS}"
+"""To be said of trials that shared steps and do not give the same bits each time."""
 _KIND: Final = "sharing verified"
 
 
@@ -58,7 +60,7 @@ class Verification:
         differing = [check.trial for check in self.trials if check.difference is not None]
         line = f"{len(self.trials) - len(differing)} of {len(self.trials)} trials equal, bit for bit"
         if differing and not self.deterministic:
-            return f"{line}; kernels are not deterministic here, so sharing means common random numbers"
+            return f"{line}; {NOT_BITWISE}"
         return f"{line}; not so: {', '.join(map(str, differing))}" if differing else line
 
 

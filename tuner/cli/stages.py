@@ -1,13 +1,15 @@
 """`fastface-tuner stages`: what the sweeps of a working folder have trained, and how much of it is kept."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from tuner.analysis.words import count
 from tuner.names import STAGES_DIR
 from tuner.sizes import num_bytes, shown
 
@@ -41,20 +43,28 @@ def list_stages(*, as_json: Annotated[bool, typer.Option("--json", help="Print J
         typer.echo("no stages here yet; a sweep in this folder makes them")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("shelf", "stages", "steps kept", "trained", "shared", "checkpoints", "on disk", "last used"):
-        table.add_column(heading, justify="right", no_wrap=heading in {"shelf", "last used"})
+    for heading in ("shelf", "steps kept", "shared", "checkpoints", "on disk", "last used"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("what was trained")
     for each in found:
         table.add_row(
             each.key[:8],
-            str(each.stages),
             f"{each.steps:,}",
-            f"{each.counts.executed:,}",
             f"{each.counts.shared:,}",
             str(each.checkpoints),
             shown(each.num_bytes),
-            f"{datetime.fromtimestamp(each.last_used).astimezone():%Y-%m-%d %H:%M}",
+            f"{datetime.fromtimestamp(each.last_used).astimezone():%Y-%m-%d}",
+            _what(each.fingerprint),
         )
     Console(markup=False).print(table)
+    trained, taken_over = (sum(getattr(each.counts, name) for each in found) for name in ("executed", "shared"))
+    disk, checkpoints = (
+        shown(sum(getattr(each, name) for each in found)) for name in ("num_bytes", "checkpoint_bytes")
+    )
+    typer.echo(
+        f"{_shelves(len(found))}, {disk}, of it {checkpoints} in checkpoints; "
+        f"trials trained {trained:,} steps and took over {taken_over:,}"
+    )
 
 
 @app.command()
@@ -68,6 +78,7 @@ def prune(
         str | None, typer.Option(metavar="SIZE", help="Leave checkpoints of this size in all, such as 2GiB.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Remove shelves, or checkpoints that cost least to replace; never what a running trial needs.
 
@@ -86,7 +97,25 @@ def prune(
         checkpoint_bytes=None if keep is None else num_bytes(keep),
         dry_run=dry_run,
     )
-    done = "would remove" if dry_run else "removed"
-    typer.echo(f"{done} {len(report.shelves)} shelves and {report.checkpoints} checkpoints, {shown(report.num_bytes)}")
+    if as_json:
+        typer.echo(json.dumps({"dry_run": dry_run, **asdict(report)}, indent=2))
+        return
+    done, checkpoints = "would remove" if dry_run else "removed", count(report.checkpoints, "checkpoint")
+    typer.echo(f"{done} {_shelves(len(report.shelves))} and {checkpoints}, {shown(report.num_bytes)}")
     if report.skipped:
         typer.echo(f"left alone, because trials are running on them: {', '.join(key[:8] for key in report.skipped)}")
+
+
+def _shelves(number: int) -> str:
+    return "1 shelf" if number == 1 else f"{number:,} shelves"
+
+
+def _what(fingerprint: Mapping[str, Any] | None) -> str:
+    """Return in a few words what the runs of a shelf have in common."""
+    if fingerprint is None:
+        return "not known: its note is damaged"
+    seed = f"seed {fingerprint.get('seed')}"
+    if "config" not in fingerprint:
+        return f"{fingerprint.get('workload')}, {seed}"
+    config = fingerprint["config"]
+    return f"{config['model']['backbone']}, LR {config['optimizer']['base_lr']:g}, {seed}"

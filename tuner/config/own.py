@@ -33,14 +33,15 @@ class OwnConfig(Strict):
     """A workload of one's own, see `tuner.workload`.
 
     `settings` are checked by the class's `Settings`; `base_lr` None takes the class's. `evaluations` are spread evenly
-    over the run, the last at its end. `declared` is filled in where the class is found, so that a sweep's records can
-    be read without its code.
+    over the run, the last at its end. `deterministic` off allows kernels of a GPU that give other last bits each time.
+    `declared` is filled in where the class is found, so that a sweep's records can be read without its code.
     """
 
     name: Annotated[str, AfterValidator(_name)]
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     base_lr: PositiveFloat | None = None
     evaluations: PositiveInt = 4
+    deterministic: Annotated[bool, Field(exclude_if=bool)] = True
     declared: Declared | None = None
 
     @property

@@ -150,13 +150,17 @@ class ComputeConfig(Strict):
     too, but slowly. `tf32` lets float32 convolutions on a GPU round what they multiply to 10 bits of mantissa.
     `accumulate` parts of a batch go through the network one after another, to save memory; each has its own BN
     statistics. `compile` hands the backbone to torch.compile, which takes a C++ compiler and, once for all trials of a
-    sweep, half a minute or more.
+    sweep, half a minute or more. `deterministic` off lets a GPU take faster kernels that give other last bits each
+    time: steps that trials share are then common random numbers, and not bit for bit what each would give alone. A CPU
+    is deterministic either way.
     """
 
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     tf32: bool = True
     accumulate: PositiveInt = 1
     compile: bool = False
+    # Left out of records where it is on, as in those that were made before there was a choice.
+    deterministic: Annotated[bool, Field(exclude_if=bool)] = True
 
 
 class EvaluationConfig(Strict):
@@ -258,6 +262,11 @@ class FaceConfig(Strict):
     def batch_size(self) -> int:
         """How many faces a step takes."""
         return self.optimizer.batch_size
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal runs are to give equal bits, also on a GPU."""
+        return self.compute.deterministic
 
     @property
     def source(self) -> str:

@@ -39,11 +39,6 @@ class StoredImages:
         self._device, self._images = device, images
         self._held = _upload(images, device) if is_held(num_bytes, cache=cache, device=device) else None
 
-    @property
-    def on_device(self) -> bool:
-        """Return whether the images are held on a device of their own."""
-        return self._held is not None
-
     def take(self, chosen: NDArray[np.int64]) -> Tensor:
         """Return the images of these numbers, uint8 [B, H, W, 3], new, on the device."""
         if self._held is not None:

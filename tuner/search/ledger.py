@@ -149,6 +149,7 @@ class Ledger:
         steps_shared: int = 0,
         shared_with: Mapping[str, int] | None = None,
         shelf: str | None = None,
+        deterministic: bool = True,
         seconds: float = 0.0,
         duplicate_of: int | None = None,
     ) -> TrialRecord:
@@ -172,6 +173,7 @@ class Ledger:
             "shelf": shelf,
             "seconds": seconds,
             "duplicate_of": duplicate_of,
+            **({} if deterministic else {"deterministic": False}),
         }
         self._storage.set_trial_user_attr(self._id(number), _RESULT, result)
         self._close(self._trial(number))

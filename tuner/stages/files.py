@@ -125,7 +125,7 @@ def read_checked(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         checksum = content.pop("checksum")
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged") from error
     if checksum != _digest(content):
         raise DamagedError(f"{path} is damaged")
@@ -210,7 +210,7 @@ def is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return False
     except BlockingIOError:
         return True

@@ -93,11 +93,6 @@ class SharedRun:
         """By the workload, as long as it only repeats."""
         self._run: TrainingRun | None = None
 
-    @property
-    def steps_known(self) -> int:
-        """Number of steps that were on record when this trial came."""
-        return self._path.stop
-
     def catch_up(self) -> bool:
         """Record the steps that wait for room on the disk; False where it is still full: better wait than go on."""
         return self._recording.catch_up()

@@ -139,6 +139,9 @@ class Shelf:
                 continue
             except FileNotFoundError:  # Just being made, or just removed.
                 continue
+            except OSError as error:
+                self._warn(f"{folder} cannot be read ({error}); this stage is dropped, and its steps are trained again")
+                continue
             stages.append(stage)
         self.tree = Tree(stages)
         for orphan in self.tree.orphans():
@@ -203,16 +206,19 @@ class Shelf:
     def open_checkpoint(self, stage: Stage, step: int) -> IO[bytes] | None:
         """Open the state before `step` once its checksum is found right; None, with a warning, where it is damaged."""
         path = self._at(stage) / CHECKPOINTS_FOLDER / stage.checkpoints[step]
+        _, num_bytes, expected = parse_checkpoint_name(path.name) or (0, 0, "")
         try:
             file = path.open("rb")
+            if os.fstat(file.fileno()).st_size == num_bytes and f"{checksum(file):08x}" == expected:
+                file.seek(0)
+                return file
+            file.close()
         except FileNotFoundError:  # Given up for the budget in the meantime.
             del stage.checkpoints[step]
             return None
-        _, num_bytes, expected = parse_checkpoint_name(path.name) or (0, 0, "")
-        if os.fstat(file.fileno()).st_size == num_bytes and f"{checksum(file):08x}" == expected:
-            file.seek(0)
-            return file
-        file.close()
+        except OSError as error:
+            self.drop_checkpoint(stage, step, f"{path} cannot be read ({error})")
+            return None
         self.drop_checkpoint(stage, step, f"{path} is damaged")
         return None
 
@@ -275,6 +281,8 @@ class Shelf:
                 except DamagedError as error:
                     self._warn(f"{error}; this evaluation is dropped, and made again")
                     _unlink(path)
+                except OSError as error:  # not to be read, or dropped by another process
+                    self._warn(f"{path} cannot be read ({error}); this evaluation is made again")
                 else:
                     stage.evaluations[content["step"]] = content["metrics"]
 

@@ -124,7 +124,10 @@ class StageStore:
         return shortage(self.root, needed=num_bytes) is None
 
     def _make_room(self, num_bytes: int) -> bool:
-        """Give up checkpoints until there is room for one more; False, and none given up, where that is not enough."""
+        """Give up checkpoints until there is room for one more; False where that is not enough.
+
+        Then only those go that exceed the budget without it, as where it was larger before.
+        """
         if self._budget is None:
             return True
         with self._lock:
@@ -139,6 +142,8 @@ class StageStore:
             slack = budget // 20 if excess > 0 else 0
             gone = holdings.give_up(excess + slack, pinned=pinned(holdings, inventory))
             if holdings.num_bytes + num_bytes > budget:
+                holdings = Holdings(inventory.kept, inventory.origins)
+                remove(holdings.give_up(excess - num_bytes, pinned=pinned(holdings, inventory)))
                 self._warn_once(num_bytes)
                 return False
             remove(gone)

@@ -158,9 +158,9 @@ def _fingerprint(folder: Path) -> Mapping[str, Any] | None:
 def _counts(folder: Path) -> StepCounts:
     """Return the sums over the trials of a shelf; a line that was cut off by a kill counts nothing."""
     counts = StepCounts()
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # none yet, or not to be read
         for line in (folder / SAVINGS_FILE).read_bytes().splitlines():
-            with suppress(ValueError, TypeError, KeyError):
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
                 content = json.loads(line)
                 trial = {name: int(content[name]) for name in asdict(counts)}
                 counts = StepCounts(**{name: value + trial[name] for name, value in asdict(counts).items()})

@@ -1,5 +1,6 @@
 """What a command line asks of a sweep, and how much the sweep may do."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,11 +135,20 @@ class Budget:
 
     `steps` are training steps that were actually run, `minutes` the wall time of trials. A trial that has begun is
     trained to its end, so that both may be exceeded by part of a run.
+
+    Raises:
+        UserError: the minutes are not finite, so that they would never be spent.
     """
 
     trials: int | None
     steps: int | None = None
     minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not math.isfinite(self.minutes):
+            raise UserError(
+                f"`--budget-minutes` must be a finite number, but got {self.minutes}; give --trials instead"
+            )
 
     def spent(self, records: Sequence[TrialRecord]) -> float:
         """Return the share that is spent; from 1 on there is to be no other trial."""

@@ -118,6 +118,8 @@ class ConfirmSource:
         run, since = self._running.pop(number)
         if result is not None and "steps" in result:
             run = _counted(run, result)
+            for text in result["messages"]:
+                self._progress.say(text)
         if result is None:
             self._lose(run)
             return

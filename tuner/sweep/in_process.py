@@ -45,7 +45,7 @@ def train_in_process(
     Raises:
         NoRoomError: the disk stayed full.
     """
-    device = training_device(threads=num_cores())
+    device = training_device(threads=num_cores(), deterministic=config.workload.deterministic)
     steps = run_trial(
         config,
         folder,

@@ -1,6 +1,8 @@
 """Go on with a sweep that ended early, or that is to have more trials; the ledger says where it was."""
 
+import math
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from tuner.sweep.run import run_trials
 from tuner.sweep.source import Sharing
 from tuner.tracking.store import Tracker
 from tuner.tracking.uri import redact, reopen_uri
+from tuner.trials import TrialRecord
 
 
 def find_begun(asked: Asked) -> SweepFolder | None:
@@ -53,7 +56,7 @@ def resume_sweep(
         locks.enter_context(sweep_lock(folder.path, wait=wait, tell=tell))
         ledger = Ledger.open(folder.journal)
         check_same(asked, ledger.plan, description)
-        budget = _budget(asked, description, ended=ledger.num_finished)
+        budget = _budget(asked, description, records=ledger.trials())
         uri = reopen_uri(description.tracking_uri, asked.tracking_uri)
         faces = prepare(planned_workload(ledger.plan), console)
         if description.faces not in (None, faces.digest):
@@ -116,14 +119,27 @@ def check_same(asked: Asked, plan: Plan, description: SweepDescription) -> None:
         )
 
 
-def _budget(asked: Asked, description: SweepDescription, *, ended: int) -> Budget:
+def _budget(asked: Asked, description: SweepDescription, *, records: Sequence[TrialRecord]) -> Budget:
     """Return the budget with the limits that were asked for in place of the former ones."""
-    if asked.trials is not None and asked.trials < ended:
-        raise UserError(
-            f"`--trials >= {ended}` must hold, the number of trials that have ended, but got {asked.trials}; "
-            "a sweep can get more trials, not fewer"
-        )
+    ended = [record for record in records if record.state != "RUNNING"]
+    steps, minutes = sum(record.steps_executed for record in ended), sum(record.seconds for record in ended) / 60
     before = description.budget
+    for option, wanted, former, spent, what in (
+        ("--trials", asked.trials, before.trials, len(ended), "number of trials that have ended"),
+        ("--budget-steps", asked.budget_steps, before.steps, steps, "steps that were trained"),
+        (
+            "--budget-minutes",
+            asked.budget_minutes,
+            before.minutes,
+            math.ceil(100 * minutes) / 100,
+            "minutes that trials took",
+        ),
+    ):
+        # A budget may be exceeded by part of a run; to ask for the same one again is no mistake.
+        if wanted is not None and wanted < spent and wanted != former:
+            raise UserError(
+                f"`{option} >= {spent}` must hold, the {what}, but got {wanted}; a sweep can get more, not less"
+            )
     return Budget(
         trials=asked.trials or before.trials,
         steps=asked.budget_steps or before.steps,

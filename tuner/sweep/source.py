@@ -66,6 +66,7 @@ class _Running:
     shared: int = 0
     shared_with: Mapping[str, int] = field(default_factory=dict)
     shelf: str | None = None
+    deterministic: bool = True
 
 
 class SweepSource:
@@ -133,8 +134,7 @@ class SweepSource:
         """Hear how far the running trial is."""
         running = self._running[number]
         self._count(running, result)
-        for text in (*result["messages"], *self._view.news()):
-            self._progress.message(text)
+        self._tell((*result["messages"], *self._view.news()))
         self._progress.trial_moved(steps=result["steps"], shared=running.shared, loss=result["loss"], lr=result["lr"])
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
@@ -144,6 +144,7 @@ class SweepSource:
         running = self._running[number]
         if result is not None and "steps" in result:
             self._count(running, result)
+            self._tell(result["messages"])
         tell = partial(
             self._ledger.tell,
             number,
@@ -152,6 +153,7 @@ class SweepSource:
             steps_shared=running.shared,
             shared_with=running.shared_with,
             shelf=running.shelf,
+            deterministic=running.deterministic,
             seconds=running.seconds_before + time.monotonic() - running.started,
         )
         if result is None:
@@ -209,6 +211,7 @@ class SweepSource:
                 metrics=twin.metrics,
                 steps_shared=self._ledger.plan.steps if twin.state == "COMPLETE" else 0,
                 duplicate_of=twin.number,
+                deterministic=twin.deterministic,
             )
         )
 
@@ -224,16 +227,19 @@ class SweepSource:
         del self._running[record.number]
         self._view.filed(record, texts=texts)
         self._progress.trial_ended(record)
-        for text in self._view.news():
-            self._progress.message(text)
+        self._tell(self._view.news())
         return record
+
+    def _tell(self, messages: Sequence[str]) -> None:
+        for text in messages:
+            self._progress.message(text)
 
     @staticmethod
     def _count(running: _Running, result: Mapping[str, Any]) -> None:
         running.executed, running.shared = result["steps_executed"], result["steps_shared"]
         running.repeated = result["steps_repeated"]
         running.shared_with = dict(result["shared_with"])
-        running.shelf = result["shelf"]
+        running.shelf, running.deterministic = result["shelf"], result["deterministic"]
 
 
 def _only_repeats(records: Sequence[TrialRecord]) -> bool:

@@ -49,11 +49,12 @@ class TrialProcess:
         executor's stop file.
         """
         self.close()
-        device = training_device(threads=config["threads"])
+        run = RunConfig.model_validate(config["run"])
+        device = training_device(threads=config["threads"], deterministic=run.workload.deterministic)
         self._deterministic = is_deterministic(device)
         self._stop_file = Path(config[STOP_FILE])
         self._progress = run_trial(
-            RunConfig.model_validate(config["run"]),
+            run,
             Path(config["folder"]),
             device=device,
             store=self._open_store(config),

@@ -72,13 +72,14 @@ def verify_sharing(
 
 
 def choose(records: Sequence[TrialRecord], *, num: int, seed: int) -> list[TrialRecord]:
-    """Return `num` finished trials to train again, drawn by `seed`, by number: those that shared steps come first.
+    """Return `num` finished trials to train again, drawn by `seed`, by number.
 
+    Those come first that took over steps and went on from there, then those that took over all, which are often alike.
     A trial that took another's result as its own says nothing about sharing, and is left out.
     """
     finished = [record for record in records if record.state == "COMPLETE" and record.duplicate_of is None]
     random.Random(seed).shuffle(finished)  # noqa: S311 - no secret
-    finished.sort(key=lambda record: record.steps_shared == 0)
+    finished.sort(key=lambda record: (record.steps_shared == 0, record.steps_executed == 0))
     return sorted(finished[:num], key=lambda record: record.number)
 
 
@@ -127,6 +128,8 @@ class _Retraining:
         if result is not None and NO_ROOM in result:
             raise NoRoomError(result[NO_ROOM])
         record = self._records[number]
+        for text in (result or {}).get("messages", ()):
+            self._progress.say(text)
         if result is None or FAILED in result:
             reason = "its process ended" if result is None else result[FAILED]
             difference: Difference | None = Difference(step=None, text=f"failed when trained alone: {reason}")

@@ -5,14 +5,14 @@ to `bring_in_line`, which makes the same runs from the same records.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from tuner.analysis.verdict import judge
 from tuner.config.run_file import run_text
-from tuner.names import CONFIG_FILE, CURVE_FILE, TAG_DESCRIPTION, TRACEBACK_FILE
+from tuner.names import COMMON_RANDOM_NUMBERS, CONFIG_FILE, CURVE_FILE, TAG_DESCRIPTION, TAG_SHARING, TRACEBACK_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, Plan, run_config
 from tuner.sweep.folder import SweepFolder
@@ -190,7 +190,7 @@ class RunView:
         )
 
     def _ending(self, record: TrialRecord, texts: Mapping[str, str]) -> Ending:
-        tags = {"reason": record.reason} if record.reason else {}
+        tags = {**({"reason": record.reason} if record.reason else {}), **_sharing([record])}
         if record.duplicate_of is not None:
             tags["duplicate_of"] = str(record.duplicate_of)
         costs = {
@@ -210,10 +210,10 @@ class RunView:
 
     def _description(self) -> dict[str, str]:
         """Return the text that MLflow shows with the sweep's run: what was asked, and what was found."""
-        space = self._ledger.plan.space
+        space, records = self._ledger.plan.space, self._ledger.trials()
         objective = space.objective
-        found = judge(self._ledger.trials(), metric=objective.metric, maximize=objective.maximize)
-        return {TAG_DESCRIPTION: f"{space.question}\n\n{found.headline}"}
+        found = judge(records, metric=objective.metric, maximize=objective.maximize)
+        return {TAG_DESCRIPTION: f"{space.question}\n\n{found.headline}", **_sharing(records)}
 
     def _traceback(self, record: TrialRecord) -> dict[str, str]:
         path = self._folder.trial(record.number) / TRACEBACK_FILE
@@ -235,6 +235,12 @@ class RunView:
 
 def _config_text(plan: Plan, record: TrialRecord) -> str:
     return run_text(run_config(plan, Assignment(record.scheduler, record.settings, record.base_lr)))
+
+
+def _sharing(records: Sequence[TrialRecord]) -> dict[str, str]:
+    """Return the tag that says what trials share where equal runs do not give equal bits."""
+    exact = all(record.deterministic or not record.steps_shared for record in records)
+    return {} if exact else {TAG_SHARING: COMMON_RANDOM_NUMBERS}
 
 
 def _mended(receipt: Receipt) -> str:

@@ -5,15 +5,16 @@ import os
 import torch
 
 
-def set_deterministic(device: torch.device) -> None:
+def set_deterministic(device: torch.device, *, on: bool = True) -> None:
     """Choose kernels that give the same bits each time, for this whole process; call it before the first CUDA call.
 
-    The CPU is deterministic as it is, at a fixed number of threads (`torch.set_num_threads`).
+    Not `on`, take the fastest. The CPU is deterministic as it is, at a fixed number of threads
+    (`torch.set_num_threads`).
     """
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = not on
+        torch.use_deterministic_algorithms(on)
 
 
 def is_deterministic(device: torch.device) -> bool:

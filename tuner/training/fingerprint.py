@@ -43,7 +43,9 @@ def fingerprint(
     """
     # The digests stand for the settings of the data; where the images wait for their step, no loss can tell.
     of_content = {"cache", "source", "identities", "images_per_identity", "max_identities", "max_images", "held_out"}
-    left_out = {"data": of_content, "model": {"weights"}, "evaluation": {"times", "sets"}}
+    # Whether kernels are deterministic is said by the software of the device, where it makes a difference.
+    of_kernels = {"deterministic"}
+    left_out = {"data": of_content, "model": {"weights"}, "compute": of_kernels, "evaluation": {"times", "sets"}}
     return {
         "code": CODE,
         "config": config.model_dump(mode="json", exclude=left_out),
