@@ -26,6 +26,16 @@ from tuner.workload import Workload
 
 Check = Literal["seed", "state", "batch", "evaluation", "loss", "metrics"]
 
+CHECKS: Final[Mapping[Check, str]] = {
+    "seed": "the same seed gives the same losses",
+    "state": "`load_state_dict(state_dict())` into a freshly built workload continues bit for bit",
+    "batch": "the batch of a step, and random numbers such as dropout's, depend on (seed, step) or the state only",
+    "evaluation": "`evaluate` leaves the state alone, and gives the same metrics again",
+    "loss": "`training_step` returns one number, detached",
+    "metrics": "`evaluate` returns what the class declares",
+}
+"""What holds of a workload that is fit for sharing."""
+
 _BEFORE: Final = 2
 """Steps before the state is saved; as many and one more follow, for momentum shows only in the second."""
 _STEPS: Final = 2 * _BEFORE + 1
@@ -52,12 +62,7 @@ def check_workload(
 ) -> list[Failed]:
     """Return which checks a workload failed, none where it is fit for sharing; it takes about twenty training steps.
 
-    - seed: the same seed gives the same losses.
-    - state: `load_state_dict(state_dict())` into a freshly built workload continues bit for bit.
-    - batch: the batch of a step, and random numbers such as dropout's, depend on (seed, step) or the state only.
-    - evaluation: `evaluate` leaves the state alone, and gives the same metrics again.
-    - loss: `training_step` returns one number, detached.
-    - metrics: `evaluate` returns what the class declares.
+    What is checked, `CHECKS` says. Where `seed` fails, of the others only `loss` is looked at.
 
     Args:
         workload: its name, "package.module:Class", or the class, which must stand at the top of its module.

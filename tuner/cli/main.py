@@ -7,6 +7,7 @@ import typer
 
 from tuner.cli import (
     best,
+    check_workload,
     compare,
     confirm,
     doctor,
@@ -51,6 +52,7 @@ app.command()(sync.sync)
 app.command()(spaces.spaces)
 app.command()(recipes.recipes)
 app.command()(doctor.doctor)
+app.command()(check_workload.check_workload)
 app.command()(replay.replay)
 app.command()(scale.scale)
 app.add_typer(stages.app, name="stages")
