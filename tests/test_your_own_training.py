@@ -1,6 +1,7 @@
 """Workloads of one's own: the page that shows one, what is checked, what counts as the same, and what is told."""
 
 import io
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ import yaml
 from own_workloads import Toy
 from plain_executor import stand_in
 from rich.console import Console
+from typer.testing import CliRunner
 
+from tuner.cli.main import app
 from tuner.config.own import OwnConfig
 from tuner.config.own_code import looked_up, sources_digest
 from tuner.config.run import RunConfig
@@ -31,7 +34,7 @@ from tuner.sweep.fitness import unfit
 from tuner.sweep.folder import SweepFolder
 from tuner.sweep.resume import resume_sweep
 from tuner.sweep.single import AskedRun, train_run
-from tuner.testing import check_workload
+from tuner.testing import CHECKS, check_workload
 
 PAGE = (Path(__file__).parents[1] / "docs" / "your_own_training.md").read_text("utf-8")
 TOY = "own_workloads:Toy"
@@ -117,6 +120,42 @@ def test_each_fault_is_found_and_told(fault: str, check: str | None) -> None:
     found = check_workload(Toy, {"fault": fault}, device="cpu")
     assert [each.check for each in found] == ([] if check is None else [check])
     assert all("\n" not in str(each) and "; " in each.mend for each in found)
+
+
+@pytest.mark.parametrize(
+    ("fault", "failed", "unknown"),
+    [
+        ("", None, set()),
+        ("momentum", "state", set()),
+        ("iterator", "batch", {"state"}),
+        ("seed", "seed", {"state", "batch", "evaluation", "metrics"}),
+    ],
+)
+def test_the_command_says_which_checks_pass(fault: str, failed: str | None, unknown: set[str]) -> None:
+    arguments = ["check-workload", TOY, *(["--set", f"fault={fault}"] if fault else [])]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["fit"]) == ((0, True) if failed is None else (1, False))
+    assert {*found["checks"]} == {*CHECKS} - unknown
+    assert [name for name, check in found["checks"].items() if not check["passed"]] == ([failed] if failed else [])
+    if failed:
+        assert "; " in found["checks"][failed]["mend"]
+        shown = CliRunner().invoke(app, arguments).stdout
+        assert f"failed  {failed} " in shown
+        assert shown.endswith("not fit for sharing\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["own_workloads"], "a workload must be named as `package.module:Class`, or be classification, but got"),
+        ([TOY, "--set", "fualt=seed"], "unknown setting `fualt`; did you mean `fault`?"),
+        ([TOY, "--set", "fault=raises"], "a first try of it failed: RuntimeError: no such picture"),
+    ],
+)
+def test_the_command_says_in_a_line_what_cannot_be_tried(arguments: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        CliRunner().invoke(app, ["check-workload", *arguments], catch_exceptions=False)
 
 
 def test_an_unfit_workload_is_swept_without_sharing_and_begins_again(

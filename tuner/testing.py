@@ -62,7 +62,8 @@ def check_workload(
 ) -> list[Failed]:
     """Return which checks a workload failed, none where it is fit for sharing; it takes about twenty training steps.
 
-    What is checked, `CHECKS` says. Where `seed` fails, of the others only `loss` is looked at.
+    What is checked, `CHECKS` says. Where `seed` fails, of the others only `loss` is looked at, and where `batch` does,
+    `state` cannot be.
 
     Args:
         workload: its name, "package.module:Class", or the class, which must stand at the top of its module.

@@ -38,7 +38,8 @@ def check_workload(
         rule = error.errors()[0]["ctx"]["error"]
         raise UserError(f"{rule}, but got {workload!r}") from None
     mends = {each.check: each.mend for each in tried(looked_up(named))}
-    looked_at = [check for check in CHECKS if "seed" not in mends or check in ("seed", "loss")]
+    unknown = ("state", "batch", "evaluation", "metrics") if "seed" in mends else ("state",) if "batch" in mends else ()
+    looked_at = [check for check in CHECKS if check not in unknown]
     if as_json:
         checks = {check: {"passed": check not in mends, "mend": mends.get(check)} for check in looked_at}
         typer.echo(json.dumps({"workload": workload, "fit": not mends, "checks": checks}, indent=2))
