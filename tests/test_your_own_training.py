@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from mlflow import artifacts
 from own_workloads import Toy
 from plain_executor import stand_in
 from rich.console import Console
@@ -22,7 +24,7 @@ from tuner.config.run import RunConfig
 from tuner.config.run_file import run_text
 from tuner.config.space_file import load_space, space_from_text, with_workload
 from tuner.errors import UserError
-from tuner.names import CURVE_FILE, EVALUATIONS_FILE, STATE_FILE
+from tuner.names import CURVE_FILE, EVALUATIONS_FILE, NETWORK_FILE, STATE_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan, references, run_config
 from tuner.sweep import begin
@@ -35,6 +37,7 @@ from tuner.sweep.folder import SweepFolder
 from tuner.sweep.resume import resume_sweep
 from tuner.sweep.single import AskedRun, train_run
 from tuner.testing import CHECKS, check_workload
+from tuner.tracking.environment import num_cores
 
 PAGE = (Path(__file__).parents[1] / "docs" / "your_own_training.md").read_text("utf-8")
 TOY = "own_workloads:Toy"
@@ -143,6 +146,50 @@ def test_the_command_says_which_checks_pass(fault: str, failed: str | None, unkn
         shown = CliRunner().invoke(app, arguments).stdout
         assert f"failed  {failed} " in shown
         assert shown.endswith("not fit for sharing\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "says"),
+    [
+        ("training_step", None, "`training_step` must return the loss, one number, but returned None"),
+        ("training_step", torch.ones(2), "one number, but returned a tensor of shape (2,)"),
+        ("evaluate", 0.9, "`evaluate` must return metrics by name, but returned 0.9"),
+    ],
+)
+def test_what_is_no_loss_or_no_metrics_is_told(
+    monkeypatch: pytest.MonkeyPatch, method: str, returned: object, says: str
+) -> None:
+    monkeypatch.setattr(Toy, method, lambda *_: returned)
+    with pytest.raises(UserError, match=re.escape(says)):
+        check_workload(Toy, device="cpu")
+
+
+def test_the_best_network_is_registered_where_the_class_says_what_it_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(num_cores())  # as a run sets it: it decides the last bits
+    Path("space.yaml").write_text(SPACE)
+    monkeypatch.setattr(begin, "unfit", lambda _: None)
+    ledger = sweep(space="space.yaml", name="first", trials=2)
+    command = ["best", "first", "--register", "toy"]
+    with pytest.raises(UserError, match=r"its class must have a static method `weights\(state\)`"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+    monkeypatch.setattr(Toy, "weights", staticmethod(lambda state: state["model"]), raising=False)
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "registered trial" in done.stderr
+    best = ledger.best()
+    assert best is not None
+    uri = SweepFolder(Path("sweeps/first")).read().tracking_uri
+    got = Path(artifacts.download_artifacts("models:/toy/1", tracking_uri=uri, dst_path=str(place / "got")))
+    workload = Toy(Toy.Settings(), seed=ledger.plan.seed, device=torch.device("cpu"))
+    workload.model.load_state_dict(torch.load(got / NETWORK_FILE, weights_only=True))
+    assert workload.evaluate().items() <= best.metrics.items()
+
+    folder = SweepFolder(Path("sweeps/first"))
+    folder.write(folder.read().model_copy(update={"faces": "others"}), replace=True)
+    with pytest.raises(UserError, match="the code or the data of own_workloads:Toy have changed"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tuner.config.own import OwnConfig
 from tuner.config.own_code import looked_up
+from tuner.errors import UserError
 from tuner.stages.checkpoint import snapshot
 from tuner.training.determinism import set_deterministic
 from tuner.training.opened import open_workload
@@ -163,8 +164,7 @@ class _Checks:
         for step in range(_BEFORE):
             self._step(workload, step)
         before = snapshot(workload.state_dict())
-        metrics = {name: float(value) for name, value in workload.evaluate().items()}
-        repeated = {name: float(value) for name, value in workload.evaluate().items()}
+        metrics, repeated = _metrics(workload.evaluate()), _metrics(workload.evaluate())
         changed = not _equal(before, snapshot(workload.state_dict()))
         found = []
         if missing := [name for name in self._metrics if name not in metrics]:
@@ -193,7 +193,20 @@ class _Checks:
 
 
 def _number(loss: Tensor | float) -> float:
-    return float(loss.detach() if isinstance(loss, Tensor) else loss)
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return float(loss.detach())
+    if isinstance(loss, int | float):
+        return float(loss)
+    found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+    raise UserError(f"`training_step` must return the loss, one number, but returned {found}; return loss.detach()")
+
+
+def _metrics(found: Mapping[str, float]) -> dict[str, float]:
+    if isinstance(found, Mapping):
+        return {name: float(value) for name, value in found.items()}
+    raise UserError(
+        f"`evaluate` must return metrics by name, but returned {found!r}; return a dict such as {{'accuracy': 0.93}}"
+    )
 
 
 def _plain(settings: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuner.cli.settings_option import parse_settings
+from tuner.cli.settings_option import split_settings
 
 
 def check_workload(
@@ -33,7 +33,7 @@ def check_workload(
     from tuner.testing import CHECKS
 
     try:
-        named = OwnConfig(name=workload, settings={**parse_settings(settings)})
+        named = OwnConfig(name=workload, settings={**split_settings(settings)})
     except ValidationError as error:
         rule = error.errors()[0]["ctx"]["error"]
         raise UserError(f"{rule}, but got {workload!r}") from None

@@ -75,6 +75,12 @@ class LightningWorkload:
         """Build the workload as it is before step 0."""
         return LightningTraining(self, settings, seed=seed, device=device)
 
+    @staticmethod
+    def weights(state: dict[str, Any]) -> dict[str, Any]:
+        """Return the state dict of the module."""
+        module: dict[str, Any] = state["state_dict"]
+        return module
+
     def parts(self, settings: Any, *, device: torch.device) -> Parts:
         """Return module, data and options of a Trainer, all made anew.
 
