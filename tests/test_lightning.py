@@ -14,11 +14,12 @@ import pytest
 pytest.importorskip("lightning", reason="it needs `pip install '.[lightning]'`")
 
 import torch
-from lightning_modules import Module, Points, Settings, own, points, with_data
+from lightning_modules import Module, Settings, own, with_data
 from rich.console import Console
 from torch.utils.data import BatchSampler, DataLoader, WeightedRandomSampler
 
 from tuner.errors import UserError
+from tuner.lightning import LightningWorkload
 from tuner.lightning.batches import Batches
 from tuner.lightning.workload import LightningTraining
 from tuner.names import CURVE_FILE, EVALUATIONS_FILE
@@ -186,8 +187,14 @@ def test_what_cannot_be_trained_step_by_step_is_told(kind: str, says: str) -> No
 def test_the_name_of_a_module_is_told_to_be_none_of_a_workload() -> None:
     with pytest.raises(UserError, match=r"a LightningModule is trained by a tuner\.lightning\.LightningWorkload"):
         check_workload(Module)
-    assert Points.__name__  # the data module is used by `with_data`
-    assert len(points()) == 40
+    with pytest.raises(UserError, match="or as a class, but got a LightningWorkload; give its name"):
+        check_workload(own)  # type: ignore[arg-type]
+
+
+def test_data_of_another_kind_is_told() -> None:
+    listed = LightningWorkload(module=Module, loaders=lambda _: [], metrics={}, base_lr=1)  # type: ignore[arg-type,return-value]
+    with pytest.raises(UserError, match=r"`loaders` must return a LightningDataModule or .* but returned a list"):
+        listed(Settings(), seed=0, device=CPU).training_step(0, 0.1)
 
 
 def test_a_sweep_drives_the_example_and_shares_to_the_same_bits(

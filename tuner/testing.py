@@ -76,6 +76,11 @@ def check_workload(
     Raises:
         UserError: there is no such class, or a setting is wrong. What the workload itself raises comes out too.
     """
+    if not isinstance(workload, str | type):
+        raise UserError(
+            f"a workload must be given by its name `package.module:Class` or as a class, but got a "
+            f"{type(workload).__name__}; give its name"
+        )
     name = workload if isinstance(workload, str) else f"{workload.__module__}:{workload.__qualname__}"
     config = looked_up(OwnConfig(name=name, settings=_plain(settings)))
     return check_config(config, seed=seed, lr=lr, device=device)

@@ -17,9 +17,11 @@ BUILDING: Final = 0
 
 
 def seed_all(*parts: int) -> None:
-    """Seed all generators that a training may draw from: torch's on all devices, Python's and NumPy's."""
+    """Seed all generators that a training may draw from: torch's on CPU and GPUs, Python's and NumPy's."""
     state = int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
-    torch.manual_seed(state)
+    torch.default_generator.manual_seed(state)  # torch.manual_seed takes 80 us, for a traceback that nobody asks for
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(state)
     random.seed(state)
     np.random.seed(state % 2**32)  # noqa: NPY002 - the one that foreign code uses
 

@@ -85,7 +85,7 @@ class LightningWorkload:
         """Return module, data and options of a Trainer, all made anew.
 
         Raises:
-            UserError: an option of the Trainer that a sweep cannot leave to it.
+            UserError: an option of the Trainer that a sweep cannot leave to it, or data of another kind.
         """
         options = {} if self.trainer is None else dict(self.trainer(settings))
         for name in options:
@@ -94,10 +94,16 @@ class LightningWorkload:
                 raise UserError(
                     f"options of the Trainer in a sweep must be among {known}, but got {name}; leave it out"
                 )
+        loaders = None if self.loaders is None else self.loaders(settings)
+        if not (loaders is None or isinstance(loaders, LightningDataModule | tuple)):
+            raise UserError(
+                "`loaders` must return a LightningDataModule or (train loader, validation loader), but returned a "
+                f"{type(loaders).__name__}; return one of these"
+            )
         devices = 1 if device.type == "cpu" else [device.index or 0]
         return Parts(
             module=self.module(settings),
-            loaders=None if self.loaders is None else self.loaders(settings),
+            loaders=loaders,
             options={**options, "accelerator": device.type, "devices": devices},
         )
 
