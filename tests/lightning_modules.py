@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
@@ -16,7 +17,7 @@ from tuner.lightning import LightningWorkload
 
 Kind = Literal[
     "automatic", "manual", "two", "accumulated", "datamodule", "bf16", "workers", "groups",
-    "nothing", "skips", "stops", "option", "stream",
+    "varies", "nothing", "skips", "stops", "option", "stream",
 ]  # fmt: skip
 
 
@@ -131,6 +132,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "accumulated": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5},
         "bf16": {"precision": "bf16-mixed"},
         "option": {"max_epochs": 3},
+        "varies": {"callbacks": GradientAccumulationScheduler({0: 1, 1: 2})},
     }.get(settings.kind, {})
 
 

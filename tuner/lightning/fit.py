@@ -146,6 +146,7 @@ class _Turns(Callback):
         self._begun = False
         self._lr = 0.0
         self._steps_done = 0
+        self._in_step = 1
 
     def wait(self) -> Tensor | None:
         """Wait until the Trainer stands before a step; return the loss of the one before."""
@@ -182,7 +183,7 @@ class _Turns(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the LRs that were configured: a checkpoint brings back those that were set."""
-        self._trainer = trainer
+        self._trainer, self._in_step = trainer, trainer.accumulate_grad_batches
         lrs = [[group.get("initial_lr", group["lr"]) for group in each.param_groups] for each in trainer.optimizers]
         if not lrs or not lrs[0][0] > 0:
             raise UserError(
@@ -208,6 +209,11 @@ class _Turns(Callback):
             raise UserError(
                 "`training_step` must return the loss, in manual optimisation too, or a dict with it as `loss`, but "
                 f"returned {'none' if loss is None else repr(loss)}; return it, for it decides the LR"
+            )
+        if trainer.accumulate_grad_batches != self._in_step:
+            raise UserError(
+                "`accumulate_grad_batches` must stay the same, since the batches of a step are found by its number, but "
+                f"went from {self._in_step} to {trainer.accumulate_grad_batches}; leave out what changes it"
             )
         self._losses.append(loss.detach().reshape(()) * trainer.accumulate_grad_batches)  # the Trainer has divided it
 
