@@ -212,7 +212,7 @@ class _Turns(Callback):
             )
         if trainer.accumulate_grad_batches != self._in_step:
             raise UserError(
-                "`accumulate_grad_batches` must stay the same, since the batches of a step are found by its number, but "
+                "`accumulate_grad_batches` must stay the same: the batches of a step are found by its number, but it "
                 f"went from {self._in_step} to {trainer.accumulate_grad_batches}; leave out what changes it"
             )
         self._losses.append(loss.detach().reshape(()) * trainer.accumulate_grad_batches)  # the Trainer has divided it
