@@ -169,7 +169,7 @@ def test_the_trainer_ends_with_the_workload() -> None:
     ("kind", "says"),
     [
         ("option", "options of the Trainer in a sweep must be among accumulate_grad_batches, .* but got max_epochs"),
-        ("varies", "`accumulate_grad_batches` must stay the same.* but went from 1 to 2"),
+        ("varies", "`accumulate_grad_batches` must stay the same.* but it went from 1 to 2"),
         ("nothing", "`training_step` must return the loss"),
         ("skips", "the rest of an epoch was skipped by a hook"),
         ("stops", "the Trainer must go on for as long as the sweep does, but was stopped"),
