@@ -18,7 +18,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 ARG UID=1000
-RUN useradd --uid "$UID" --create-home tuner && install --directory --owner tuner /workspace
+RUN useradd --non-unique --no-log-init --uid "$UID" --create-home tuner \
+    && install --directory --owner tuner /workspace
 COPY --from=build /opt/tuner /opt/tuner
 ENV PATH=/opt/tuner/bin:$PATH \
     FASTFACE_TUNER_CACHE=/workspace/.cache \

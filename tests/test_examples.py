@@ -153,7 +153,7 @@ def assert_nearly_the_same(found: Any, expected: Any) -> None:
 
 def test_the_page_on_other_loops_shows_the_examples_as_they_are() -> None:
     page = (EXAMPLES.parent / "docs" / "other_loops.md").read_text(encoding="utf-8")
-    shown = dict(re.findall(r"`examples/(\w+\.py)`:\n\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
-    files = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
+    shown = dict(re.findall(r"`examples/(\w+\.\w+)`:\n\n```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    files = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.iterdir() if path.is_file()}
     del files["clusters.py"]
     assert shown == files

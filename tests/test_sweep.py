@@ -19,6 +19,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from plain_executor import stand_in
+from typer.main import get_command
 
 from tuner.cli.main import app, main
 from tuner.curves import read_curve
@@ -390,7 +391,7 @@ def _bad_inputs(folder: Path) -> None:
 
 def test_help_and_version_of_every_command(command: Callable[..., Outcome]) -> None:
     assert "sweep" in command("--help").out
-    for name in sorted(each.callback.__name__ for each in app.registered_commands if each.callback is not None):
+    for name in sorted(get_command(app).commands):  # type: ignore[attr-defined]
         outcome = command(name, "--help")
         assert outcome.code == 0
         assert "Example: fastface-tuner" in outcome.out

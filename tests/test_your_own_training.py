@@ -1,6 +1,7 @@
 """Workloads of one's own: the page that shows one, what is checked, what counts as the same, and what is told."""
 
 import io
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -8,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from mlflow import artifacts
 from own_workloads import Toy
 from plain_executor import stand_in
 from rich.console import Console
+from typer.testing import CliRunner
 
+from tuner.cli.main import app
 from tuner.config.own import OwnConfig
 from tuner.config.own_code import looked_up, sources_digest
 from tuner.config.run import RunConfig
 from tuner.config.run_file import run_text
 from tuner.config.space_file import load_space, space_from_text, with_workload
 from tuner.errors import UserError
-from tuner.names import CURVE_FILE, EVALUATIONS_FILE, STATE_FILE
+from tuner.names import CURVE_FILE, EVALUATIONS_FILE, NETWORK_FILE, STATE_FILE
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan, references, run_config
 from tuner.sweep import begin
@@ -31,7 +36,8 @@ from tuner.sweep.fitness import unfit
 from tuner.sweep.folder import SweepFolder
 from tuner.sweep.resume import resume_sweep
 from tuner.sweep.single import AskedRun, train_run
-from tuner.testing import check_workload
+from tuner.testing import CHECKS, check_workload
+from tuner.tracking.environment import num_cores
 
 PAGE = (Path(__file__).parents[1] / "docs" / "your_own_training.md").read_text("utf-8")
 TOY = "own_workloads:Toy"
@@ -117,6 +123,86 @@ def test_each_fault_is_found_and_told(fault: str, check: str | None) -> None:
     found = check_workload(Toy, {"fault": fault}, device="cpu")
     assert [each.check for each in found] == ([] if check is None else [check])
     assert all("\n" not in str(each) and "; " in each.mend for each in found)
+
+
+@pytest.mark.parametrize(
+    ("fault", "failed", "unknown"),
+    [
+        ("", None, set()),
+        ("momentum", "state", set()),
+        ("iterator", "batch", {"state"}),
+        ("seed", "seed", {"state", "batch", "evaluation", "metrics"}),
+    ],
+)
+def test_the_command_says_which_checks_pass(fault: str, failed: str | None, unknown: set[str]) -> None:
+    arguments = ["check-workload", TOY, *(["--set", f"fault={fault}"] if fault else [])]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["fit"]) == ((0, True) if failed is None else (1, False))
+    assert {*found["checks"]} == {*CHECKS} - unknown
+    assert [name for name, check in found["checks"].items() if not check["passed"]] == ([failed] if failed else [])
+    if failed:
+        assert "; " in found["checks"][failed]["mend"]
+        shown = CliRunner().invoke(app, arguments).stdout
+        assert f"failed  {failed} " in shown
+        assert shown.endswith("not fit for sharing\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "says"),
+    [
+        ("training_step", None, "`training_step` must return the loss, one number, but returned None"),
+        ("training_step", torch.ones(2), "one number, but returned a tensor of shape (2,)"),
+        ("evaluate", 0.9, "`evaluate` must return metrics by name, but returned 0.9"),
+    ],
+)
+def test_what_is_no_loss_or_no_metrics_is_told(
+    monkeypatch: pytest.MonkeyPatch, method: str, returned: object, says: str
+) -> None:
+    monkeypatch.setattr(Toy, method, lambda *_: returned)
+    with pytest.raises(UserError, match=re.escape(says)):
+        check_workload(Toy, device="cpu")
+
+
+def test_the_best_network_is_registered_where_the_class_says_what_it_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(num_cores())  # as a run sets it: it decides the last bits
+    Path("space.yaml").write_text(SPACE)
+    monkeypatch.setattr(begin, "unfit", lambda _: None)
+    ledger = sweep(space="space.yaml", name="first", trials=2)
+    command = ["best", "first", "--register", "toy"]
+    with pytest.raises(UserError, match=r"its class must have a static method `weights\(state\)`"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+    monkeypatch.setattr(Toy, "weights", staticmethod(lambda state: state["model"]), raising=False)
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "registered trial" in done.stderr
+    best = ledger.best()
+    assert best is not None
+    uri = SweepFolder(Path("sweeps/first")).read().tracking_uri
+    got = Path(artifacts.download_artifacts("models:/toy/1", tracking_uri=uri, dst_path=str(place / "got")))
+    workload = Toy(Toy.Settings(), seed=ledger.plan.seed, device=torch.device("cpu"))
+    workload.model.load_state_dict(torch.load(got / NETWORK_FILE, weights_only=True))
+    assert workload.evaluate().items() <= best.metrics.items()
+
+    folder = SweepFolder(Path("sweeps/first"))
+    folder.write(folder.read().model_copy(update={"faces": "others"}), replace=True)
+    with pytest.raises(UserError, match="the code or the data of own_workloads:Toy have changed"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["own_workloads"], "a workload must be named as `package.module:Class`, or be classification, but got"),
+        ([TOY, "--set", "fualt=seed"], "unknown setting `fualt`; did you mean `fault`?"),
+        ([TOY, "--set", "fault=raises"], "a first try of it failed: RuntimeError: no such picture"),
+    ],
+)
+def test_the_command_says_in_a_line_what_cannot_be_tried(arguments: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        CliRunner().invoke(app, ["check-workload", *arguments], catch_exceptions=False)
 
 
 def test_an_unfit_workload_is_swept_without_sharing_and_begins_again(

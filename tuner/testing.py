@@ -19,12 +19,23 @@ from torch import Tensor
 
 from tuner.config.own import OwnConfig
 from tuner.config.own_code import looked_up
+from tuner.errors import UserError
 from tuner.stages.checkpoint import snapshot
 from tuner.training.determinism import set_deterministic
 from tuner.training.opened import open_workload
 from tuner.workload import Workload
 
 Check = Literal["seed", "state", "batch", "evaluation", "loss", "metrics"]
+
+CHECKS: Final[Mapping[Check, str]] = {
+    "seed": "the same seed gives the same losses",
+    "state": "`load_state_dict(state_dict())` into a freshly built workload continues bit for bit",
+    "batch": "the batch of a step, and random numbers such as dropout's, depend on (seed, step) or the state only",
+    "evaluation": "`evaluate` leaves the state alone, and gives the same metrics again",
+    "loss": "`training_step` returns one number, detached",
+    "metrics": "`evaluate` returns what the class declares",
+}
+"""What holds of a workload that is fit for sharing."""
 
 _BEFORE: Final = 2
 """Steps before the state is saved; as many and one more follow, for momentum shows only in the second."""
@@ -52,12 +63,8 @@ def check_workload(
 ) -> list[Failed]:
     """Return which checks a workload failed, none where it is fit for sharing; it takes about twenty training steps.
 
-    - seed: the same seed gives the same losses.
-    - state: `load_state_dict(state_dict())` into a freshly built workload continues bit for bit.
-    - batch: the batch of a step, and random numbers such as dropout's, depend on (seed, step) or the state only.
-    - evaluation: `evaluate` leaves the state alone, and gives the same metrics again.
-    - loss: `training_step` returns one number, detached.
-    - metrics: `evaluate` returns what the class declares.
+    What is checked, `CHECKS` says. Where `seed` fails, of the others only `loss` is looked at, and where `batch` does,
+    `state` cannot be.
 
     Args:
         workload: its name, "package.module:Class", or the class, which must stand at the top of its module.
@@ -69,6 +76,11 @@ def check_workload(
     Raises:
         UserError: there is no such class, or a setting is wrong. What the workload itself raises comes out too.
     """
+    if not isinstance(workload, str | type):
+        raise UserError(
+            f"a workload must be given by its name `package.module:Class` or as a class, but got a "
+            f"{type(workload).__name__}; give its name"
+        )
     name = workload if isinstance(workload, str) else f"{workload.__module__}:{workload.__qualname__}"
     config = looked_up(OwnConfig(name=name, settings=_plain(settings)))
     return check_config(config, seed=seed, lr=lr, device=device)
@@ -157,8 +169,7 @@ class _Checks:
         for step in range(_BEFORE):
             self._step(workload, step)
         before = snapshot(workload.state_dict())
-        metrics = {name: float(value) for name, value in workload.evaluate().items()}
-        repeated = {name: float(value) for name, value in workload.evaluate().items()}
+        metrics, repeated = _metrics(workload.evaluate()), _metrics(workload.evaluate())
         changed = not _equal(before, snapshot(workload.state_dict()))
         found = []
         if missing := [name for name in self._metrics if name not in metrics]:
@@ -187,7 +198,20 @@ class _Checks:
 
 
 def _number(loss: Tensor | float) -> float:
-    return float(loss.detach() if isinstance(loss, Tensor) else loss)
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return float(loss.detach())
+    if isinstance(loss, int | float):
+        return float(loss)
+    found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+    raise UserError(f"`training_step` must return the loss, one number, but returned {found}; return loss.detach()")
+
+
+def _metrics(found: Mapping[str, float]) -> dict[str, float]:
+    if isinstance(found, Mapping):
+        return {name: float(value) for name, value in found.items()}
+    raise UserError(
+        f"`evaluate` must return metrics by name, but returned {found!r}; return a dict such as {{'accuracy': 0.93}}"
+    )
 
 
 def _plain(settings: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ which LR it is usually trained, and its objects learn from a loss, one step at a
         def state_dict(self) -> dict[str, Any]: ...
         def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
-A class method `data(settings) -> Data` says what it reads, so that nobody shares steps across changed data.
+A class method `data(settings) -> Data` says what it reads, so that nobody shares steps across changed data. A static
+method `weights(state)` returns the network's state dict out of a `state_dict()`, for `best --register`.
 `tuner.testing.check_workload` tells whether a workload is fit for sharing.
 """
 
@@ -79,7 +80,7 @@ class Data:
 
 
 class WorkloadClass(Protocol):
-    """What `package.module:Class` names. `Settings` and `data` may be left out; see the module."""
+    """What `package.module:Class` names. `Settings`, `data`, `weights` may be left out; see the module."""
 
     metrics: Mapping[str, Direction]
     base_lr: float

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from tuner.cli import (
     best,
+    check_workload,
     compare,
     confirm,
     doctor,
@@ -74,6 +75,9 @@ app.command(short_help="Send to MLflow what it lacks of a sweep or a run.")(sync
 app.command(short_help="List the shipped search spaces, or print one.")(spaces.spaces)
 app.command(short_help="List the shipped recipes of published runs.")(recipes.recipes)
 app.command(short_help="Look at data before training on it.")(doctor.doctor)
+app.command("check-workload", short_help="Say whether a workload may share training steps.")(
+    check_workload.check_workload
+)
 app.command(short_help="Show what a scheduler would have done on a recorded loss curve.")(replay.replay)
 app.command(short_help="Write a scheduler's setting for a run of another length.")(scale.scale)
 app.add_typer(stages.app, name="stages", short_help="Show or clean up the training steps that trials share.")

@@ -29,7 +29,16 @@ def parse_settings(given: Sequence[str] | None) -> dict[str, Setting]:
     Raises:
         UserError: a word without `=`, without a name or value, or a name that is given twice.
     """
-    settings: dict[str, Setting] = {}
+    return {name: _value(text) for name, text in split_settings(given).items()}
+
+
+def split_settings(given: Sequence[str] | None) -> dict[str, str]:
+    """Return the settings of `name=value` words, as they were written.
+
+    Raises:
+        UserError: as `parse_settings`.
+    """
+    settings: dict[str, str] = {}
     for word in given or ():
         name, equals, text = word.partition("=")
         name, text = name.strip(), text.strip()
@@ -39,7 +48,7 @@ def parse_settings(given: Sequence[str] | None) -> dict[str, Setting]:
             )
         if name in settings:
             raise UserError(f"each setting may be given once, but `{name}` is {settings[name]} and {text}; keep one")
-        settings[name] = _value(text)
+        settings[name] = text
     return settings
 
 

@@ -35,6 +35,11 @@ def looked_up(config: OwnConfig) -> OwnConfig:
     found = find_class(config.name)
     settings = parse_settings(config)
     plain = {} if settings is None else TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    if any(kind.__name__ == "LightningModule" for kind in getattr(found, "__mro__", ())):
+        raise UserError(
+            f"workload {config.name}: a LightningModule is trained by a tuner.lightning.LightningWorkload; write one "
+            "beside it, and give its name"
+        )
     metrics, base_lr = getattr(found, "metrics", None), getattr(found, "base_lr", None)
     if not isinstance(metrics, dict) or not metrics:
         raise _error(config, "`metrics` must name what `evaluate` returns, such as {'accuracy': 'maximize'}", metrics)
@@ -73,7 +78,9 @@ def find_class(name: str) -> WorkloadClass:
         raise UserError(f"workload {name}: {module_name} cannot be imported: {where_from(error)}") from error
     found: WorkloadClass | None = getattr(module, attribute, None)
     if found is None:
-        known = sorted(key for key, value in vars(module).items() if hasattr(value, "training_step"))
+        known = sorted(
+            key for key, value in vars(module).items() if hasattr(value, "training_step") or hasattr(value, "base_lr")
+        )
         raise UserError(f"workload {name}: {module_name} has no {attribute}; {did_you_mean(attribute, known)}")
     if not callable(found):
         raise UserError(f"workload {name}: a class is needed, but {attribute} is {found!r}")
@@ -128,7 +135,7 @@ def sources_digest(name: str) -> str:
     file = getattr(sys.modules[module], "__file__", None)
     if file is None or not file.endswith(".py"):
         raise UserError(f"workload {name}: its module must have a source file, but {module} has none; write it in one")
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(getattr(found, "CODE", "")).encode())  # of an adapter in this tool
     for each, path in sorted(_sources(module, Path(file)).items()):
         digest.update(f"{each}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -120,11 +120,13 @@ def file_stamp(path: Path) -> tuple[int, int]:
 
 
 def _too_few(root: Path, names: list[str], least: int) -> UserError:
-    hint = "; give the folder that holds one folder for each identity"
+    faces = least == MIN_IDENTITIES
+    one, many = ("identity", "identities") if faces else ("class", "classes")
+    hint = f"; give the folder that holds one folder for each {one}"
     if any(path.suffix.lower() in IMAGE_SUFFIXES for path in _sorted(root)):
-        hint = "; give each identity a folder of its own, images in the root belong to nobody"
-    why = ", two to train on and two to verify on" if least == MIN_IDENTITIES else ""
-    return UserError(f"at least {least} identities are needed{why}, but `{root}` holds {len(names)}{hint}")
+        hint = f"; give each {one} a folder of its own, images in the root belong to nobody"
+    why = ", two to train on and two to verify on" if faces else ""
+    return UserError(f"at least {least} {many} are needed{why}, but `{root}` holds {len(names)}{hint}")
 
 
 def _unreadable(path: Path, reason: str) -> UserError:

@@ -40,6 +40,11 @@ def load_pictures(data: str, *, image_size: int) -> FaceSet:
     if data == DIGITS:
         return _digits(image_size)
     root = Path(data).expanduser()
+    if not root.is_dir():
+        raise UserError(
+            f"pictures must be `{DIGITS}` or in a folder `root/class/image.*`, but `{root}` is no folder; give one "
+            "that holds one folder for each class"
+        )
     found = next((name for place, name in _TORCHVISION.items() if (root / place).is_dir()), None)
     if found is not None:
         return _of_torchvision(found, root, image_size)

@@ -3,10 +3,14 @@
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 from tuner.config.own import OwnConfig
 from tuner.config.run import RunConfig
 from tuner.errors import UserError
+
+if TYPE_CHECKING:
+    from tuner.testing import Failed
 
 
 def unfit(config: RunConfig) -> str | None:
@@ -21,16 +25,21 @@ def unfit(config: RunConfig) -> str | None:
         return None
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         try:
-            failed = process.submit(_failed, config).result()
+            failed = process.submit(_failed, config.workload, seed=config.seed).result()
         except BrokenProcessPool:
             what = "the process that tried it ended without a word, perhaps for want of memory"
             raise UserError(
-                f"workload {config.workload.name}: {what}; try it with tuner.testing.check_workload"
+                f"workload {config.workload.name}: {what}; try it: fastface-tuner check-workload {config.workload.name}"
             ) from None
     return "; ".join(failed) or None
 
 
-def _failed(config: RunConfig) -> list[str]:
+def tried(workload: OwnConfig, *, seed: int = 0) -> "list[Failed]":
+    """Return which checks a workload failed, tried in this process.
+
+    Raises:
+        UserError: it cannot be built, trained or evaluated.
+    """
     import torch
 
     from tuner.config.own_code import where_from
@@ -38,15 +47,17 @@ def _failed(config: RunConfig) -> list[str]:
     from tuner.tracking.environment import num_cores
 
     torch.set_num_threads(num_cores())
-    assert isinstance(config.workload, OwnConfig)  # noqa: S101 - the caller looked
     try:
-        found = check_config(config.workload, seed=config.seed)
+        return check_config(workload, seed=seed)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - foreign code
-        problem = where_from(error)
-        raise UserError(f"workload {config.workload.name}: a first try of it failed: {problem}") from None
+        raise UserError(f"workload {workload.name}: a first try of it failed: {where_from(error)}") from None
+
+
+def _failed(workload: OwnConfig, *, seed: int) -> list[str]:
+    found = tried(workload, seed=seed)
     for each in found:
         if each.check == "metrics":
-            raise UserError(f"workload {config.workload.name}: {each.mend}")
+            raise UserError(f"workload {workload.name}: {each.mend}")
     return [str(each) for each in found]

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -77,6 +77,12 @@ class ImageClassification:
                 "validation_images": len(validation.labels),
             },
         )
+
+    @staticmethod
+    def weights(state: dict[str, Any]) -> dict[str, Any]:
+        """Return the model's state dict, which torchvision's own model takes."""
+        model: dict[str, Any] = state["model"]
+        return model
 
     def __new__(cls, settings: PictureSettings, *, seed: int, device: "torch.device") -> "Classifier":  # type: ignore[misc]
         """Build the workload itself, which takes torch."""

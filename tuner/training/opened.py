@@ -141,7 +141,7 @@ class OpenOwn:
         from tuner.training.fingerprint import software
 
         # Data that its class describes counts by content, not by where it is.
-        described = {"data"} if hasattr(self._class, "data") else set()
+        described = {"data"} if getattr(self._class, "data", None) is not None else set()
         return {
             "workload": self._config.name,
             "settings": {name: value for name, value in self._config.settings.items() if name not in described},
