@@ -42,7 +42,8 @@ class StageReader:
         """Yield all stages, by id; those of `known` are the same objects, grown."""
         self._register.read()
         listed = {folder.name for folder in self._folder.glob("*")}
-        for stage_id in sorted(listed | set(self._register.entries)):
+        entered = {each for each in self._register.entries if each in listed or (self._folder / each).exists()}
+        for stage_id in sorted(listed | entered):
             if (stage := self.find(stage_id, known.get(stage_id))) is not None:
                 yield stage
 
