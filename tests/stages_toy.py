@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tuner.names import Setting
 from tuner.schedulers.registry import resolve
-from tuner.stages.runner import Evaluation, SharedRun
+from tuner.stages.events import Evaluation
+from tuner.stages.runner import SharedRun
 from tuner.stages.shelf import Shelf, StepCounts
 from tuner.stages.tree import Plan
 from tuner.training.loop import StepReport, TrainingRun, train

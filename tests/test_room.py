@@ -26,7 +26,7 @@ from tuner.errors import NoRoomError, UserError
 from tuner.room import FLOOR_BYTES, patiently, shortage, wait_for_room
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan
-from tuner.stages.shelf import Recorder
+from tuner.stages.recorder import Recorder
 from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, run_trial
 from tuner.sweep import trial_process

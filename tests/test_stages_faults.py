@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from stages_toy import FINGERPRINT, Toy, alone, decaying, plan, quick_disk, shared  # noqa: F401
 
 from tuner.stages.files import ROW_BYTES
+from tuner.stages.recorder import Recorder
 from tuner.stages.runner import SharedRun
-from tuner.stages.shelf import Recorder, Shelf
+from tuner.stages.shelf import Shelf
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
 from tuner.stages.upkeep import summaries
@@ -59,7 +60,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(filled: Path, folder: str) -> list[Path]:
     """Copy a store, and return its files in a fixed order."""
     shutil.copytree(filled, folder, dirs_exist_ok=True)
-    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.stat().st_size)
 
 
 @given(st.data())

@@ -14,11 +14,11 @@ from stages_toy import FINGERPRINT, Toy, alone, common, decaying, lrs, plan, pla
 from torch import Tensor
 
 from tuner.errors import DivergedError, UserError
-from tuner.stages.runner import Repetition, SharedRun
+from tuner.stages.events import Repetition
+from tuner.stages.runner import SharedRun
 from tuner.stages.shelf import Shelf
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
-from tuner.training.loop import StepReport
 
 HALF_AND_END = (20, 40)
 
@@ -132,21 +132,6 @@ def test_a_trial_broken_off_anywhere_goes_on_without_a_repeated_step(cut: int, d
         assert counts.shared == recorded
         if recorded < min(HALF_AND_END):
             assert counts.repeated == 0
-
-
-def test_a_running_trial_is_found_by_another_one(tmp_path: Path) -> None:
-    first = SharedRun(decaying(), build=Toy, shelf=open_shelf(tmp_path), checkpoint_every=5, label="first")
-    events = first.events()
-    for _ in range(30):
-        next(events)
-    second = SharedRun(decaying(), build=Toy, shelf=open_shelf(tmp_path))
-    assert second.shared_with == {"first": 30}
-    reports = [event for event in second.events() if isinstance(event, StepReport)]
-    rest = [event for event in events if isinstance(event, StepReport)]
-    assert reports == alone(decaying())[0]
-    assert reports[30:] == rest
-    third, counts = shared(decaying(), open_shelf(tmp_path), build=no_build)
-    assert (third, counts.shared) == (alone(decaying()), 60)
 
 
 def test_what_another_process_adds_is_seen_by_the_next_trial(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ files appear whole or not at all. The checksum of a row covers the stage's id: a
 import fcntl
 import json
 import os
+import re
 import struct
 import time
 import zlib
@@ -32,6 +33,7 @@ EVALUATIONS_FOLDER: Final = "evaluations"
 CHECKPOINTS_FOLDER: Final = "checkpoints"
 DISTRUSTED_FILE: Final = "distrusted"
 
+_CHECKPOINT_NAME: Final = re.compile(r"(\d+)-(\d+)-([0-9a-f]{8})\.pt")
 _ROW: Final = struct.Struct("<Idd")
 _CHECKSUM: Final = struct.Struct("<I")
 ROW_BYTES: Final = _ROW.size + _CHECKSUM.size
@@ -215,6 +217,18 @@ def is_locked(path: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def parse_checkpoint_name(name: str) -> tuple[int, int, str] | None:
+    """Return step, bytes and checksum from a checkpoint's file name; None where it is none."""
+    match = _CHECKPOINT_NAME.fullmatch(name)
+    return None if match is None else (int(match[1]), int(match[2]), match[3])
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file; where that cannot be, as in a read-only store, it is merely not used."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _seed(stage_id: str) -> int:

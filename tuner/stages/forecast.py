@@ -11,11 +11,13 @@ from tuner.training import delay
 class Forecast:
     """`known` of the run's steps need no training; `factors` are the LR factors of all its steps.
 
-    The first `known` + 1 factors are exact, the others a guess unless the schedule does not read the loss.
+    The first `known` + 1 factors are exact, the others a guess unless the schedule does not read the loss. `claimed`:
+    another trial is just training its next step, or will have trained it soon; whoever starts it now waits for that.
     """
 
     known: int
     factors: tuple[float, ...]
+    claimed: bool = False
 
 
 def forecast(tree: Tree, plan: Plan) -> Forecast:
@@ -40,7 +42,14 @@ def forecast(tree: Tree, plan: Plan) -> Forecast:
                 break
             loss = 0.0
         outlook = delay.advance(schedule, outlook, loss)
-    return Forecast(path.stop, tuple(factors))
+    return Forecast(path.stop, tuple(factors), claimed=_is_claimed(tree, path, plan))
+
+
+def _is_claimed(tree: Tree, path: TreePath, plan: Plan) -> bool:
+    if path.stop == plan.total_steps or path.diverged is not None:
+        return False
+    lr = plan.base_lr * path.outlook.factors[0]
+    return tree.under_way(path.stage_before(path.stop), path.stop, lr=lr) is not None
 
 
 def _left_at(tree: Tree, path: TreePath) -> Stage | None:

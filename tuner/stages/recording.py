@@ -1,12 +1,14 @@
 """What a trial finds out, put on its shelf while it trains; where that fails, training goes on without.
 
-A full disk is no failure: steps wait until there is room, and the trial may wait with them; a checkpoint or an
+A row is written as soon as its loss is known, and sent to the disk every second, so that trials on other machines see
+it soon. A full disk is no failure: steps wait until there is room, and the trial may wait with them; a checkpoint or an
 evaluation that does not fit is left out, which costs a later trial some steps.
 """
 
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -14,11 +16,14 @@ from typing import Any, Final
 
 from tuner.files import is_full
 from tuner.stages import checkpoint
-from tuner.stages.shelf import Recorder, Shelf, StepCounts
+from tuner.stages.recorder import Recorder
+from tuner.stages.shelf import Shelf, StepCounts
 from tuner.stages.tree import Stage
 
 _WRITES_AHEAD: Final = 2
 """Writes that may wait; a checkpoint that waits holds a copy of the state in host memory."""
+SYNC_SECONDS: Final = 1.0
+"""How often new rows are sent to the disk, or to the server of a network file system, where other machines see them."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +58,7 @@ class Recording:
         self._writes: deque[Future[None]] = deque()
         self._rows: deque[_Row] = deque()
         self._told_full = False
+        self._next_sync = time.monotonic() + SYNC_SECONDS
 
     @property
     def active(self) -> bool:
@@ -64,10 +70,33 @@ class Recording:
         """The trial's own stage; None before its first step, and where nothing is recorded."""
         return None if self._recorder is None else self._recorder.stage
 
+    def claim(self, parent: Stage | None, first: int, *, lr: float, evaluate_at: Collection[int]) -> Stage | None:
+        """Open the stage that branches off `parent` before step `first` and goes on at `lr`.
+
+        Where another trial has trained that step, or is just training it, return its stage instead. Where nothing can
+        be claimed, as on a full disk, the trial may train all the same.
+        """
+        if self._shelf is None:
+            return None
+        try:
+            found = self._shelf.claim(parent=parent, first=first, lr=lr, label=self._label, evaluate_at=evaluate_at)
+        except OSError as error:
+            if not is_full(error):
+                self._give_up(self._shelf, error)
+            return None
+        if isinstance(found, Stage):
+            return found
+        self._recorder = found
+        return None
+
     def step(self, step: int, *, lr: float, loss: float, parent: Stage | None) -> None:
-        """Record a new step, now or at the next `catch_up`; the first one opens a stage that branches off `parent`."""
+        """Record a new step, now or at the next `catch_up`; without a claim, the first one opens a stage."""
         self._rows.append(_Row(step, lr, loss, parent))
         self.catch_up()
+        now = time.monotonic()
+        if now >= self._next_sync and not self._busy():
+            self._next_sync = now + SYNC_SECONDS
+            self._submit(lambda _: self._sync())
 
     def catch_up(self) -> bool:
         """Record the steps that wait for room; False where the disk is still full."""
@@ -75,7 +104,7 @@ class Recording:
             row = self._rows[0]
             try:
                 if self._recorder is None:
-                    self._recorder = self._shelf.begin(parent=row.parent, first=row.step, label=self._label)
+                    self._recorder = self._shelf.begin(parent=row.parent, first=row.step, lr=row.lr, label=self._label)
                 self._recorder.append(lr=row.lr, loss=row.loss)
             except OSError as error:
                 if is_full(error):
@@ -99,8 +128,7 @@ class Recording:
         copy = checkpoint.snapshot(state())
 
         def write(shelf: Shelf) -> None:
-            if self._recorder is not None:
-                self._recorder.sync()
+            self._sync()
             checkpoint.save(shelf, stage, step, copy)
 
         self._submit(write)
@@ -132,6 +160,16 @@ class Recording:
             if self._recorder is not None:
                 self._recorder.close()
                 self._recorder = None
+
+    def _busy(self) -> bool:
+        """Return whether a write is under way."""
+        while self._writes and self._writes[0].done():
+            self._writes.popleft().result()
+        return bool(self._writes)
+
+    def _sync(self) -> None:
+        if self._recorder is not None:
+            self._recorder.sync()
 
     def _submit(self, action: Callable[[Shelf], object]) -> None:
         if self.active:

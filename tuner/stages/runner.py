@@ -1,53 +1,44 @@
-"""A trial on the stage tree: what is known is replayed, the rest trained from the nearest checkpoint and recorded."""
+"""A trial on the stage tree: what is known is replayed, the rest trained from the nearest checkpoint and recorded.
+
+What another trial is training at this moment counts as known soon: it is followed.
+"""
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-from tuner.errors import DivergedError, UserError
-from tuner.stages import checkpoint
+from tuner.errors import DivergedError
+from tuner.stages.events import Evaluation, Event, Waiting
 from tuner.stages.recording import Recording
+from tuner.stages.restoring import Restorer
 from tuner.stages.shelf import Shelf, StepCounts
 from tuner.stages.tree import Plan, Stage, Tree
 from tuner.training import delay
-from tuner.training.loop import PendingLoss, StepReport, TrainingRun, diverged, train
+from tuner.training.loop import StepReport, TrainingRun, diverged, train
 from tuner.workload import Workload
 
 CHECKPOINTS_PER_RUN: Final = 20
 """Checkpoints on the default grid: no more than this part of its steps does a trial repeat before it departs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The metrics of the state after `steps` steps."""
-
-    steps: int
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Repetition:
-    """A step that is known was trained again, on the way from a checkpoint to where known ground ends."""
-
-    step: int
-
-
-Event = StepReport | Evaluation | Repetition
+LOOK_SECONDS: Final = 0.25
+"""How often a trial that waits for another one looks."""
 
 
 class SharedRun:
     """One trial, from its first step to its last, on a shelf of the stage store.
 
     `events` yields the report of each step, known or new, once and in order, as `tuner.training.loop.train` does; after
-    the steps of `evaluate_at` the evaluation; in between, repetitions, which hold no news but let the caller stop. A
-    trial wholly on known ground never calls `build`.
+    the steps of `evaluate_at` the evaluation; in between, repetitions and waits, which hold no news but let the caller
+    stop. A trial wholly on known ground never calls `build`.
 
     1. Exactness. On a device with deterministic kernels all reports and metrics are those of a run without a shelf, bit
        for bit. Every repeated step is held against the record.
     2. Breaking off. Closing the generator records the steps under way and leaves a checkpoint.
-    3. Where the shelf cannot be written, the log says so once, and training goes on without it. Where only the disk is
+    3. Others. What another living trial is training, this one does not train too: it waits, follows the recorded steps
+       for as long as their LRs are its own, and then goes on by itself. If the other one ends or dies, one of those
+       that follow it takes over. Nobody waits for ever: who waits holds no claim, and who trains never waits.
+    4. Where the shelf cannot be written, the log says so once, and training goes on without it. Where only the disk is
        full, steps wait to be recorded; see `catch_up`.
 
     Args:
@@ -78,19 +69,18 @@ class SharedRun:
     ) -> None:
         self.counts = StepCounts()
         self._plan = plan
-        self._build = build
         self._shelf = shelf
         self._evaluate_at = frozenset(evaluate_at)
         self._every = checkpoint_every or max(1, plan.total_steps // CHECKPOINTS_PER_RUN)
-        self._deterministic = deterministic
         self._path = (Tree() if shelf is None else shelf.tree).walk(plan)
+        self._replayed, self._outlook = 0, plan.begin()
         self._label = label
         self._at_end = at_end
         self._recording = Recording(shelf, label=label)
         self._recent_lrs: deque[float] = deque(maxlen=2)
-        self._workload: Workload | None = None
-        self._steps_seen = 0
-        """By the workload, as long as it only repeats."""
+        self._ground = Restorer(
+            build=build, shelf=shelf, recording=self._recording, counts=self.counts, deterministic=deterministic
+        )
         self._run: TrainingRun | None = None
 
     def catch_up(self) -> bool:
@@ -113,47 +103,98 @@ class SharedRun:
             DivergedError: a loss is NaN or infinite, now or on record.
             UserError: a repeated step did not give its recorded loss; that record is not used again.
         """
-        path = self._path
+        plan = self._plan
         try:
+            self._hold()
             yield from self._replay()
+            while self._path.diverged is None and self._path.stop < plan.total_steps:
+                leader = self._claim()
+                if leader is None:
+                    yield from self._train()
+                    break
+                yield from self._follow(leader)
+                yield from self._replay()
+            path = self._path
             if path.diverged is not None:
-                raise diverged(path.stop, loss=path.diverged, lr=self._plan.base_lr * path.outlook.factors[0])
-            if path.stop < self._plan.total_steps:
-                yield from self._train()
+                raise diverged(path.stop, loss=path.diverged, lr=plan.base_lr * path.outlook.factors[0])
             if self._at_end is not None:
-                trained = (yield from self._restore(path.stop)) if self._run is None else self._run.workload
+                trained = (
+                    (yield from self._ground.restore(path, path.stop)) if self._run is None else self._run.workload
+                )
                 self._at_end(trained.state_dict())
         except GeneratorExit:
             self._break_off()
             raise
         finally:
             self._recording.close(self.counts)
+            if self._shelf is not None:
+                self._shelf.let_go()
+
+    def _hold(self) -> None:
+        """Keep the shelf from being removed; where it was, since it was read, nothing of it is known any more."""
+        if self._shelf is not None and not self._shelf.hold() and self._path.parts:
+            self._shelf.refresh()
+            self._path = self._shelf.tree.walk(self._plan)
 
     def _replay(self) -> Iterator[Event]:
-        """Yield what is known; evaluate where only that is missing."""
-        schedule, outlook = self._plan.schedule, self._plan.begin()
+        """Yield what is known beyond the steps that were replayed before; evaluate where only that is missing."""
+        schedule = self._plan.schedule
         for stage, stop in self._path.parts:
             own = self._label != "" and stage.label == self._label
-            for step in range(stage.first, stop):
+            for step in range(max(stage.first, self._replayed), stop):
                 loss, lr = stage.losses[step - stage.first], stage.lrs[step - stage.first]
-                outlook = delay.advance(schedule, outlook, loss)
+                self._outlook = delay.advance(schedule, self._outlook, loss)
                 self._recent_lrs.append(lr)
+                self._replayed = step + 1
                 if own:
                     self.counts.resumed += 1
                 else:
                     self.counts.shared += 1
-                yield StepReport(step, loss, lr, schedule.response(outlook.schedule_state))
+                yield StepReport(step, loss, lr, schedule.response(self._outlook.schedule_state))
                 if step + 1 in self._evaluate_at:
                     metrics = stage.evaluations.get(step + 1)
                     if metrics is None:
-                        workload = yield from self._restore(step + 1)
-                        metrics = self._evaluate(workload, stage, step + 1)
+                        metrics = yield from self._missing_evaluation(stage, step + 1)
                     yield Evaluation(step + 1, metrics)
+
+    def _missing_evaluation(self, stage: Stage, step: int) -> Generator[Event, None, Mapping[str, float]]:
+        """Return the metrics of the state before `step` as soon as another trial has them, or evaluate."""
+        shelf = self._shelf
+        assert shelf is not None  # noqa: S101 - the step is known
+        shelf.reread(stage)
+        while step not in stage.evaluations:
+            if not (stage.running and step in stage.evaluates):
+                with shelf.evaluating(stage, step) as mine:
+                    if mine and step not in stage.evaluations:
+                        workload = yield from self._ground.restore(self._path, step)
+                        metrics = self._evaluate(workload, stage, step)
+                        self._recording.settle()
+                        return metrics
+            yield Waiting(step, stage.label)
+            time.sleep(LOOK_SECONDS)
+            shelf.reread(stage)
+        return stage.evaluations[step]
+
+    def _claim(self) -> Stage | None:
+        """Claim the step after known ground; return the stage of the trial that has it, if another one does."""
+        path = self._path
+        lr = self._plan.base_lr * path.outlook.factors[0]
+        return self._recording.claim(path.stage_before(path.stop), path.stop, lr=lr, evaluate_at=self._evaluate_at)
+
+    def _follow(self, leader: Stage) -> Iterator[Waiting]:
+        """Wait until the next step is recorded or its trial has ended, and see how far known ground reaches then."""
+        shelf, step = self._shelf, self._path.stop
+        assert shelf is not None  # noqa: S101 - a leader is on a shelf
+        while leader.running and leader.stop == step:
+            yield Waiting(step, leader.label)
+            time.sleep(LOOK_SECONDS)
+            shelf.reread(leader)
+        self._path = shelf.tree.walk(self._plan, after=self._path)
 
     def _train(self) -> Iterator[Event]:
         """Train from the end of known ground to the end of the run."""
         plan, path, recording = self._plan, self._path, self._recording
-        workload = yield from self._restore(path.stop)
+        workload = yield from self._ground.restore(path, path.stop)
         recording.checkpoint(path.stage_before(path.stop), path.stop, workload.state_dict)
         self._run = run = TrainingRun(
             workload=workload,
@@ -191,55 +232,6 @@ class SharedRun:
                 self.counts.executed += 1
                 self._recording.step(run.step, lr=run.upcoming_lrs[0], loss=loss, parent=parent)
             raise
-
-    def _restore(self, step: int) -> Generator[Repetition, None, Workload]:
-        """Bring the workload to the state before `step` of known ground: by a checkpoint, and by repeating the rest."""
-        self._recording.settle()
-        source = None
-        if self._shelf is not None:
-            for stage, at in self._path.checkpoints(until=step):
-                if self._workload is not None and self._steps_seen >= at:
-                    break
-                state = checkpoint.load(self._shelf, stage, at)
-                if state is not None:
-                    self._workload = self._workload or self._build()
-                    self._workload.load_state_dict(state)
-                    self._steps_seen, source = at, (stage, at)
-                    break
-        self._workload = self._workload or self._build()
-        yield from self._repeat(self._workload, stop=step, source=source)
-        return self._workload
-
-    def _repeat(self, workload: Workload, *, stop: int, source: tuple[Stage, int] | None) -> Iterator[Repetition]:
-        """Train known steps again, up to `stop`; each loss is read while the next step runs, and checked."""
-        unread: deque[tuple[Stage, int, PendingLoss]] = deque()
-        for step in range(self._steps_seen, stop):
-            stage = self._path.stage_before(step + 1)
-            assert stage is not None  # noqa: S101 - the step is known
-            loss = workload.training_step(step, stage.lrs[step - stage.first])
-            self._steps_seen = step + 1
-            self.counts.executed += 1
-            self.counts.repeated += 1
-            unread.append((stage, step, PendingLoss(loss)))
-            if len(unread) > 1:
-                self._check(*unread.popleft(), source=source)
-            yield Repetition(step)
-        for each in unread:
-            self._check(*each, source=source)
-
-    def _check(self, stage: Stage, step: int, late: PendingLoss, *, source: tuple[Stage, int] | None) -> None:
-        """Raise UserError, and take the stage and the checkpoint out of use, unless a loss is the recorded one."""
-        if not self._deterministic:
-            return
-        loss, recorded = late.read(), stage.losses[step - stage.first]
-        if loss == recorded or self._shelf is None:
-            return
-        reason = f"step {step} was recorded with loss {recorded!r}, but gave {loss!r} when it was trained again"
-        self._recording.distrust(stage, source, reason)
-        raise UserError(
-            f"a step trained again must give its recorded loss, but {reason}; something that changes numbers is not in "
-            f"the fingerprint: remove the shelf {self._shelf.key}, or train without sharing"
-        )
 
     def _evaluate(self, workload: Workload, stage: Stage | None, step: int) -> Mapping[str, float]:
         metrics = {name: float(value) for name, value in workload.evaluate().items()}

@@ -4,48 +4,47 @@
     <shelf>/stages/<id>/...       see `tuner.stages.files`
     <shelf>/savings.jsonl         what each trial executed and shared
     <shelf>/scratch/              files that are being written
+    <shelf>/register.jsonl, users.lock    see `tuner.stages.claims`
 
 Several processes may use a shelf at once. A stage belongs to the process that runs it; every other file appears whole,
 under a name that says what it is, so it does not matter who puts it there. What is damaged is dropped with a warning in
 the log, never served.
 """
 
-import fcntl
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
 from tuner.errors import UserError
+from tuner.stages.claims import REGISTER_FILE, Entry, Hold, Register, evaluation_claim
 from tuner.stages.files import (
     CHECKPOINTS_FOLDER,
     DISTRUSTED_FILE,
     EVALUATIONS_FOLDER,
     FORMAT,
-    ROW_BYTES,
     STEPS_FILE,
     Counted,
     DamagedError,
     Header,
     checksum,
-    is_locked,
-    pack_row,
+    parse_checkpoint_name,
     put,
     read_checked,
-    read_header,
-    read_rows,
+    remove_file,
     sweep_scratch,
     write_checked,
     write_header,
 )
+from tuner.stages.reading import StageReader
+from tuner.stages.recorder import Recorder
 from tuner.stages.tree import Stage, Tree
 
 FINGERPRINT_FILE: Final = "fingerprint.json"
@@ -53,7 +52,6 @@ SAVINGS_FILE: Final = "savings.jsonl"
 STAGES_FOLDER: Final = "stages"
 SCRATCH_FOLDER: Final = "scratch"
 
-_CHECKPOINT_NAME: Final = re.compile(r"(\d+)-(\d+)-([0-9a-f]{8})\.pt")
 _log = logging.getLogger(__name__)
 
 
@@ -72,14 +70,6 @@ class StepCounts:
     resumed: int = 0
 
 
-@dataclass(slots=True)
-class _Reading:
-    """How far a stage's rows have been read, and whether there is any use in reading on."""
-
-    num_bytes: int = 0
-    ended: bool = False
-
-
 class Shelf:
     """The stages of one fingerprint. At most one run may use one `Shelf` object at a time.
 
@@ -96,8 +86,10 @@ class Shelf:
         self._make_room = make_room
         self._relieve_disk = relieve_disk
         self._scratch = folder / SCRATCH_FOLDER
-        self._readings: dict[str, _Reading] = {}
+        self._register = Register(folder / REGISTER_FILE)
+        self._hold = Hold(folder)
         self._warned: set[str] = set()
+        self._reader = StageReader(folder / STAGES_FOLDER, register=self._register, warn=self._warn)
 
     @property
     def key(self) -> str:
@@ -130,40 +122,80 @@ class Shelf:
     def refresh(self) -> None:
         """Take in what any process has put on the shelf, or removed, since the last time."""
         sweep_scratch(self._scratch)
-        stages = []
-        for folder in sorted((self.folder / STAGES_FOLDER).glob("*")):
-            try:
-                stage = self._read(folder)
-            except DamagedError as error:
-                self._warn(f"{error}; this stage is dropped, and its steps are trained again")
-                continue
-            except FileNotFoundError:  # Just being made, or just removed.
-                continue
-            except OSError as error:
-                self._warn(f"{folder} cannot be read ({error}); this stage is dropped, and its steps are trained again")
-                continue
-            stages.append(stage)
-        self.tree = Tree(stages)
+        self.tree = Tree(self._reader.all(self.tree.stages))
         for orphan in self.tree.orphans():
             if orphan.losses:
                 self._warn(f"{self._at(orphan)} is dropped, since steps before it are lost; they are trained again")
 
-    def begin(self, *, parent: Stage | None, first: int, label: str = "") -> "Recorder":
-        """Open a new stage that branches off `parent` before step `first`; OSError where it cannot be written."""
+    def reread(self, stage: Stage) -> None:
+        """Take in what was added to one stage; one that cannot be read does not run."""
+        try:
+            self._reader.update(stage)
+        except (OSError, DamagedError):
+            stage.running = False
+
+    def hold(self) -> bool:
+        """Keep the shelf from being removed until `let_go`; False where there is none yet."""
+        return self._hold.take()
+
+    def let_go(self) -> None:
+        """Let the shelf be removed."""
+        self._hold.let_go()
+
+    def claim(
+        self, *, parent: Stage | None, first: int, lr: float, label: str = "", evaluate_at: Collection[int] = ()
+    ) -> Recorder | Stage:
+        """Open a new stage that branches off `parent` before step `first`, which it is the only one to train at `lr`.
+
+        Where another trial has trained that step, or is just training it, its stage is returned. OSError where the
+        shelf cannot be written.
+        """
+        with self._entering():
+            for entry in self._register.read():
+                if entry.stage not in self.tree.stages and (stage := self._reader.find(entry.stage)) is not None:
+                    self.tree.add(stage)
+            for stage in (parent, *self.tree.beginning_at(parent, first)):
+                if stage is not None:
+                    self.reread(stage)
+            found = self.tree.under_way(parent, first, lr=lr)
+            return found or self._begin(parent=parent, first=first, lr=lr, label=label, evaluate_at=evaluate_at)
+
+    def begin(self, *, parent: Stage | None, first: int, lr: float, label: str = "") -> Recorder:
+        """Open a new stage, whoever else may have the same; OSError where it cannot be written."""
+        with self._entering():
+            return self._begin(parent=parent, first=first, lr=lr, label=label, evaluate_at=())
+
+    @contextmanager
+    def _entering(self) -> Iterator[None]:
+        """Be the only one that opens stages; the shelf is made where it is missing, and held."""
+        while not self._hold.take():
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with self._register.locked():
+            yield
+
+    def _begin(
+        self, *, parent: Stage | None, first: int, lr: float, label: str, evaluate_at: Collection[int]
+    ) -> Recorder:
         stage_id = f"{time.time_ns():016x}{secrets.token_hex(4)}"
-        stage = Stage(id=stage_id, parent=None if parent is None else parent.id, first=first, label=label)
+        stage = Stage(id=stage_id, parent=None if parent is None else parent.id, first=first, label=label, first_lr=lr)
         folder = self._at(stage)
         folder.mkdir(parents=True)
         try:
-            recorder = self._begin(stage, folder)
+            recorder = self._open(stage, folder)
+            try:
+                evaluates = tuple(sorted(step for step in evaluate_at if step > first))
+                self._register.add(Entry(stage=stage.id, parent=stage.parent, first=first, lr=lr, evaluates=evaluates))
+            except OSError:
+                recorder.close()
+                raise
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        self._readings[stage.id] = _Reading(ended=True)
+        self._reader.leave_alone(stage)
         self.tree.add(stage)
         return recorder
 
-    def _begin(self, stage: Stage, folder: Path) -> "Recorder":
+    def _open(self, stage: Stage, folder: Path) -> Recorder:
         """Write the first files of a stage."""
         if not (self.folder / FINGERPRINT_FILE).exists():
             self._write_fingerprint()
@@ -176,6 +208,13 @@ class Shelf:
             recorder.close()
             raise
         return recorder
+
+    @contextmanager
+    def evaluating(self, stage: Stage, step: int) -> Iterator[bool]:
+        """Be the one that evaluates before `step` while the block runs; yields False where another trial does."""
+        with evaluation_claim(self._at(stage) / EVALUATIONS_FOLDER / f"{step}.lock") as mine:
+            self.reread(stage)
+            yield mine
 
     def add_evaluation(self, stage: Stage, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of the state before `step`, on a stage that executed the step before it."""
@@ -225,7 +264,7 @@ class Shelf:
     def drop_checkpoint(self, stage: Stage, step: int, reason: str) -> None:
         """Remove a checkpoint that must not be used."""
         self._warn(f"{reason}; this checkpoint is dropped, and an earlier one used")
-        _unlink(self._at(stage) / CHECKPOINTS_FOLDER / stage.checkpoints.pop(step))
+        remove_file(self._at(stage) / CHECKPOINTS_FOLDER / stage.checkpoints.pop(step))
 
     def distrust(self, stage: Stage, reason: str) -> None:
         """Take a stage and all that branch off it out of use, for every process."""
@@ -243,49 +282,6 @@ class Shelf:
         content = {"format": FORMAT, "fingerprint": self.fingerprint}
         write_checked(self.folder / FINGERPRINT_FILE, content, scratch=self._scratch)
 
-    def _read(self, folder: Path) -> Stage:
-        """Return a stage as it is on the disk now; one that is known already is the same object, grown."""
-        if (folder / DISTRUSTED_FILE).exists():
-            raise DamagedError(f"{folder} gave other losses when it was trained again")
-        stage = self.tree.stages.get(folder.name)
-        if stage is None:
-            header = read_header(folder)
-            stage = Stage(id=header.id, parent=header.parent, first=header.first, label=header.label)
-            self._readings[stage.id] = _Reading()
-        self._read_rows(stage, folder / STEPS_FILE)
-        self._read_evaluations(stage, folder / EVALUATIONS_FOLDER)
-        stage.checkpoints.clear()
-        for path in (folder / CHECKPOINTS_FOLDER).glob("*.pt"):
-            if (parsed := parse_checkpoint_name(path.name)) is not None:
-                stage.checkpoints[parsed[0]] = path.name
-        return stage
-
-    def _read_rows(self, stage: Stage, path: Path) -> None:
-        reading = self._readings[stage.id]
-        if reading.ended:
-            return
-        # Asked first: rows that come between the two questions wait for the next refresh.
-        running = is_locked(path)
-        rows = read_rows(path, stage.id, first=stage.stop, offset=reading.num_bytes)
-        stage.lrs.extend(rows.lrs)
-        stage.losses.extend(rows.losses)
-        reading.num_bytes, reading.ended = rows.num_bytes, not running
-        if rows.damage is not None and not running:
-            self._warn(f"{path}: {rows.damage}; it is dropped with all that follows, and trained again")
-
-    def _read_evaluations(self, stage: Stage, folder: Path) -> None:
-        for path in folder.glob("*.json"):
-            if path.stem.isdecimal() and int(path.stem) not in stage.evaluations:
-                try:
-                    content = read_checked(path, {"stage": stage.id, "step": int(path.stem)})
-                except DamagedError as error:
-                    self._warn(f"{error}; this evaluation is dropped, and made again")
-                    _unlink(path)
-                except OSError as error:  # not to be read, or dropped by another process
-                    self._warn(f"{path} cannot be read ({error}); this evaluation is made again")
-                else:
-                    stage.evaluations[content["step"]] = content["metrics"]
-
     def _at(self, stage: Stage) -> Path:
         return self.folder / STAGES_FOLDER / stage.id
 
@@ -293,46 +289,3 @@ class Shelf:
         if message not in self._warned:
             self._warned.add(message)
             _log.warning(message)
-
-
-class Recorder:
-    """Appends the steps of a running stage; the lock on its rows says to other processes that it runs."""
-
-    def __init__(self, stage: Stage, path: Path) -> None:
-        self.stage = stage
-        # Unbuffered: what is recorded survives the death of this process.
-        self._file = path.open("xb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def append(self, *, lr: float, loss: float) -> None:
-        """Record the stage's next step; OSError where it cannot be written, and then the rows are as before."""
-        row = pack_row(self.stage.id, step=self.stage.stop, lr=lr, loss=loss)
-        try:
-            while row:  # a disk that is full in the middle of a row takes a part of it first
-                row = row[self._file.write(row) or 0 :]
-        except OSError:
-            self._file.seek(ROW_BYTES * len(self.stage.losses))
-            self._file.truncate()
-            raise
-        self.stage.lrs.append(lr)
-        self.stage.losses.append(loss)
-
-    def sync(self) -> None:
-        """Wait until all rows are on the disk."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """End the stage; closing twice is harmless."""
-        self._file.close()
-
-
-def parse_checkpoint_name(name: str) -> tuple[int, int, str] | None:
-    """Return step, bytes and checksum from a checkpoint's file name; None where it is none."""
-    match = _CHECKPOINT_NAME.fullmatch(name)
-    return None if match is None else (int(match[1]), int(match[2]), match[3])
-
-
-def _unlink(path: Path) -> None:
-    """Remove a file; where that cannot be, as in a read-only store, it is merely not used."""
-    with suppress(OSError):
-        path.unlink()

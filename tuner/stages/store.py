@@ -12,8 +12,17 @@ from typing import Any, Final
 
 from tuner.room import floor_bytes, free_bytes, shortage
 from tuner.stages.budget import Holdings, Kept, Origin, StageKey
-from tuner.stages.files import CHECKPOINTS_FOLDER, FORMAT, STEPS_FILE, DamagedError, Header, is_locked, read_header
-from tuner.stages.shelf import STAGES_FOLDER, Shelf, parse_checkpoint_name
+from tuner.stages.files import (
+    CHECKPOINTS_FOLDER,
+    FORMAT,
+    STEPS_FILE,
+    DamagedError,
+    Header,
+    is_locked,
+    parse_checkpoint_name,
+    read_header,
+)
+from tuner.stages.shelf import STAGES_FOLDER, Shelf
 from tuner.stages.tree import Tree
 
 DEFAULT_BUDGET: Final = 20 * 2**30

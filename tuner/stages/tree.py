@@ -29,12 +29,18 @@ class Stage:
     `parent` None stands for the start of training, and `first` is 0 then. What belongs to the state before a step
     (`checkpoints`: file name by step, `evaluations`: metrics by step) is kept by the stage that executed the step
     before it. A loss that is not finite is the last of its stage.
+
+    While a stage is `running` it grows. `first_lr` is the LR of its first step, known before that step is recorded, and
+    `evaluates` says before which steps its trial will evaluate; both are unknown of stages of earlier versions.
     """
 
     id: str
     parent: str | None
     first: int
     label: str = ""
+    running: bool = False
+    first_lr: float | None = None
+    evaluates: frozenset[int] = frozenset()
     lrs: "array[float]" = field(default_factory=lambda: array("d"))
     losses: "array[float]" = field(default_factory=lambda: array("d"))
     evaluations: dict[int, Mapping[str, float]] = field(default_factory=dict)
@@ -86,10 +92,11 @@ class TreePath:
 
 @dataclass(frozen=True, slots=True)
 class _Fork:
-    """Where a walk goes on: into `stage`, after `parts`, with the scheduler's outlook before the stage's first step."""
+    """Where a walk goes on: in `stage` from `step`, after `parts`, with the scheduler's outlook before that step."""
 
     parts: tuple[tuple[Stage, int], ...]
     stage: Stage
+    step: int
     outlook: delay.Outlook
 
 
@@ -121,14 +128,37 @@ class Tree:
                     frontier += children
         return [stage for stage in self.stages.values() if stage.id not in reached]
 
-    def walk(self, plan: Plan) -> TreePath:
+    def beginning_at(self, parent: Stage | None, first: int) -> list[Stage]:
+        """Return the stages that branch off `parent` before step `first`; None: those from the start of training."""
+        return list(self._children.get(None if parent is None else parent.id, {}).get(first, ()))
+
+    def under_way(self, parent: Stage | None, step: int, *, lr: float) -> Stage | None:
+        """Return the stage in which `step`, at this LR and after `parent`, is recorded or being trained; None: nowhere.
+
+        What a running `parent` does next shows with its next step: until then it may be this.
+        """
+        if parent is not None:
+            if parent.stop > step and parent.lrs[step - parent.first] == lr:
+                return parent
+            if parent.stop == step and parent.running:
+                return parent
+        for stage in self.beginning_at(parent, step):
+            if stage.lrs[0] == lr if stage.losses else stage.running and stage.first_lr == lr:
+                return stage
+        return None
+
+    def walk(self, plan: Plan, *, after: TreePath | None = None) -> TreePath:
         """Return the longest known path of a trial; among equally long ones, the one with the smallest stage ids.
 
         There is more than one path where two processes recorded the same steps. Each step is visited once, so the cost
-        is that of replaying the scheduler: about 2 microseconds a step.
+        is that of replaying the scheduler: about 2 microseconds a step. `after` is a path found before, to go on from.
         """
-        best = TreePath((), 0, plan.begin())
-        forks = self._forks(plan, best, parent=None)
+        best = after or TreePath((), 0, plan.begin())
+        if best.parts:
+            *parts, (stage, stop) = best.parts
+            forks = [_Fork(tuple(parts), stage, stop, best.outlook)]
+        else:
+            forks = self._forks(plan, best, parent=None)
         while forks:
             path = self._follow(plan, forks.pop(), forks)
             if _rank(path) < _rank(best):
@@ -137,7 +167,7 @@ class Tree:
 
     def _follow(self, plan: Plan, fork: _Fork, forks: list[_Fork]) -> TreePath:
         """Replay a trial along one stage until they differ or it ends; add the ways that branch off to `forks`."""
-        stage, outlook, step = fork.stage, fork.outlook, fork.stage.first
+        stage, outlook, step = fork.stage, fork.outlook, fork.step
         schedule, base_lr, first = plan.schedule, plan.base_lr, stage.first
         end = min(stage.stop, plan.total_steps)
         branches = self._children.get(stage.id, {})
@@ -161,8 +191,9 @@ class Tree:
         if path.stop >= plan.total_steps:
             return []
         lr = plan.base_lr * path.outlook.factors[0]
-        children = self._children.get(None if parent is None else parent.id, {}).get(path.stop, ())
-        return [_Fork(path.parts, child, path.outlook) for child in children if child.losses and child.lrs[0] == lr]
+        children = self.beginning_at(parent, path.stop)
+        found = [child for child in children if child.losses and child.lrs[0] == lr]
+        return [_Fork(path.parts, child, child.first, path.outlook) for child in found]
 
 
 def _rank(path: TreePath) -> tuple[int, bool, list[str]]:

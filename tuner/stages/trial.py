@@ -15,7 +15,8 @@ from tuner.curves import CurvePoint, CurveWriter
 from tuner.evaluations import EvaluationWriter
 from tuner.names import CURVE_FILE, EVALUATIONS_FILE, METRIC_FINAL_LOSS
 from tuner.room import LOOK_SECONDS, Wait, shortage
-from tuner.stages.runner import Evaluation, Repetition, SharedRun
+from tuner.stages.events import Evaluation, Repetition, Waiting
+from tuner.stages.runner import SharedRun
 from tuner.stages.shelf import StepCounts
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
@@ -34,7 +35,8 @@ class TrialProgress:
 
     `counts` are the steps executed, repeated, shared and resumed until now; `shared_with` says how many of the known
     steps which trial executed, by label; `shelf` is the key of the shelf they are on, None without a store. Where it is
-    `paused` it waits for room on the disk.
+    `paused` it waits for room on the disk; where it is `waiting_for` another trial, of that label, it takes over the
+    next steps from there as soon as they are recorded.
     """
 
     steps: int
@@ -46,6 +48,7 @@ class TrialProgress:
     shelf: str | None
     finished: bool = False
     paused: bool = False
+    waiting_for: str | None = None
 
 
 def plan_of(config: RunConfig) -> Plan:
@@ -71,8 +74,8 @@ def run_trial(
 
     The whole curve goes to `folder/curve.csv`, whichever steps are shared, and evaluations to
     `folder/evaluations.jsonl`, one JSON object a line. Progress is also yielded, standing still, while known steps are
-    trained again. To stop early, close the generator: what was recorded until then is whole, and a trial with the same
-    configuration goes on from there.
+    trained again, and several times a second while another trial trains steps that this one needs. To stop early, close
+    the generator: what was recorded until then is whole, and a trial with the same configuration goes on from there.
 
     Where the disk has no room, checkpoints of the store are given up, and if that is not enough, the trial pauses
     before it writes another byte, which the log says; it goes on when there is room.
@@ -121,7 +124,9 @@ def _run_trial(
     explosion = Explosion(config.total_steps)
     steps, loss, lr = 0, 0.0, 0.0
 
-    def progress(*, metrics: Mapping[str, float] | None = None, paused: bool = False) -> TrialProgress:
+    def progress(
+        *, metrics: Mapping[str, float] | None = None, paused: bool = False, waiting_for: str | None = None
+    ) -> TrialProgress:
         return TrialProgress(
             steps=steps,
             loss=loss,
@@ -132,6 +137,7 @@ def _run_trial(
             shelf=None if shelf is None else shelf.key,
             finished=bool(metrics) and steps == config.total_steps,
             paused=paused,
+            waiting_for=waiting_for,
         )
 
     events = run.events()
@@ -146,7 +152,7 @@ def _run_trial(
                 if isinstance(event, Evaluation):
                     metrics = {**event.metrics, METRIC_FINAL_LOSS: fmean(tail)}
                     evaluations.write(steps, metrics)
-                elif not isinstance(event, Repetition):
+                elif not isinstance(event, Repetition | Waiting):
                     steps, loss, lr = event.step + 1, event.loss, event.lr
                     curve.write(CurvePoint(event.step, loss, lr, event.response))
                     tail.append(loss)
@@ -155,7 +161,7 @@ def _run_trial(
                         continue  # The evaluation follows.
                 while disk.is_full(look_now=bool(metrics)):
                     yield progress(paused=True)
-                yield progress(metrics=metrics)
+                yield progress(metrics=metrics, waiting_for=event.label if isinstance(event, Waiting) else None)
     finally:
         events.close()
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from tuner.errors import UserError
 from tuner.stages.budget import Holdings
+from tuner.stages.claims import unused
 from tuner.stages.files import (
     DISTRUSTED_FILE,
     FORMAT,
@@ -52,7 +53,7 @@ class ShelfSummary:
 class PruneReport:
     """What `prune` removed, or would remove: keys of shelves, a number of checkpoints, and their bytes.
 
-    `skipped` are the keys of shelves that were asked for but have running trials.
+    `skipped` are the keys of shelves that were asked for but are in use by running trials.
     """
 
     shelves: tuple[str, ...]
@@ -112,16 +113,20 @@ def prune(
         doomed |= {key for key, folder in folders.items() if _last_used(folder) < time.time() - unused_seconds}
     inventory = store.inventory()
     running = {key for key, _ in inventory.running}
-    gone = sorted(doomed - running)
-    num_bytes = sum(_tree_size(folders[key]) for key in gone)
+    gone, num_bytes = [], 0
+    for key in sorted(doomed - running):
+        with unused(folders[key]) as free:
+            if free:
+                gone.append(key)
+                num_bytes += _tree_size(folders[key])
+                if not dry_run:
+                    _remove_shelf(folders[key])
     holdings = Holdings((each for each in inventory.kept if each.stage[0] not in gone), inventory.origins)
     given_up = []
     if checkpoint_bytes is not None:
         excess = holdings.num_bytes - checkpoint_bytes
         given_up = holdings.give_up(excess, pinned=pinned(holdings, inventory))
     if not dry_run:
-        for key in gone:
-            _remove_shelf(folders[key])
         for leftover in store.root.glob(f"{_REMOVED}*"):  # A prune was killed.
             shutil.rmtree(leftover, ignore_errors=True)
         remove(given_up)
@@ -131,7 +136,7 @@ def prune(
         shelves=tuple(gone),
         checkpoints=len(given_up),
         num_bytes=num_bytes + sum(each.num_bytes for each in given_up),
-        skipped=tuple(sorted(doomed & running)),
+        skipped=tuple(sorted(doomed - set(gone))),
     )
 
 
@@ -188,7 +193,8 @@ def _remove_debris(store: StageStore, folder: Path) -> None:
     sweep_scratch(folder / SCRATCH_FOLDER)
     origins = store.inventory().origins
     for stage in folder.glob(f"{STAGES_FOLDER}/*"):
-        useless = (folder.name, stage.name) not in origins or (stage / DISTRUSTED_FILE).exists()
+        empty = not _size(stage / STEPS_FILE)
+        useless = empty or (folder.name, stage.name) not in origins or (stage / DISTRUSTED_FILE).exists()
         # A stage of this moment may not have its header yet.
         if useless and stage.stat().st_mtime < time.time() - 10 and not is_locked(stage / STEPS_FILE):
             shutil.rmtree(stage, ignore_errors=True)
