@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tuner.errors import UserError
-from tuner.names import FORMAT_VERSION
+from tuner.names import FORMAT_VERSION, STORAGE_FILE
 
 LOCK_SECONDS: Final = 30.0
 """So long a new writer waits for the one before to end: that of a killed sweep lives on for some seconds."""
@@ -134,6 +134,12 @@ def write_whole(path: Path, data: bytes, *, new: bool = False) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def ledger_file(journal: Path) -> Path:
+    """Return what stands for the ledger in a sweep's folder: the journal, or what names the storage that it is in."""
+    elsewhere = journal.with_name(STORAGE_FILE)
+    return elsewhere if elsewhere.is_file() and not journal.is_file() else journal
 
 
 def write_record(path: Path, content: Mapping[str, Any], *, kind: str) -> None:
