@@ -87,7 +87,7 @@ def _train(
     progress: Callable[[float], None],
 ) -> None:
     """Bring the run to its end, on known ground as far as that goes, and leave the backbone's weights."""
-    device = training_device(threads=num_cores())
+    device = training_device(threads=sweep.threads or num_cores())
     store = None if sweep.store is None else StageStore(Path(sweep.store), checkpoint_budget=sweep.checkpoint_budget)
 
     def keep(state: dict[str, Any]) -> None:
