@@ -173,7 +173,7 @@ def test_a_node_that_is_lost_costs_no_finished_trial_and_the_trials_are_those_of
         try:
             wait_until(lambda: ": error" in output.read_text() or process.poll() is not None, seconds=180)
             gate.touch()
-            wait_until(lambda: len(under_way := trials_under_way()) == 2 and min(under_way) >= 12, seconds=60)
+            wait_until(lambda: len(under_way := trials_under_way()) == 2 and min(under_way) >= 6, seconds=90)
             before = {record.number: record for record in ledger().trials() if record.state == "COMPLETE"}
             assert before
             cluster.remove_node(lost)

@@ -18,8 +18,9 @@ from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan
 from tuner.sweep import devices
 from tuner.sweep.asked import Budget
-from tuner.sweep.cluster import Machine, Share, able, check_answer, divided
+from tuner.sweep.cluster import Machine, Share, able, check_answer, divided, joined
 from tuner.sweep.devices import VISIBLE, Gpu, visible
+from tuner.sweep.ending import Ending
 from tuner.sweep.lanes import local_lanes, wanted_gpus
 from tuner.sweep.lock import device_locks, is_running
 from tuner.sweep.progress import ConsoleProgress
@@ -265,3 +266,22 @@ def test_a_machine_that_differs_or_does_not_see_the_files_is_named() -> None:
     ):
         with pytest.raises(UserError, match=message):
             check_answer("gpu2 (10.0.0.2)", {**good, **change}, nonces=nonces, versions=versions)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ray://head:10001", "but got one of Ray Client; run the command on a machine of the cluster"),
+        ("head", "must be HOST:PORT of a cluster's head, or auto, but got 'head'"),
+        ("127.0.0.1:1", "nothing answers at 127.0.0.1:1: .*; start one with `ray start --head`"),
+    ],
+)
+def test_an_address_without_a_cluster_is_told_before_anything_is_made(
+    address: str, message: str, tmp_path: Path
+) -> None:
+    lanes = joined(
+        address, concurrent=None, threads=None, folder=tmp_path / "sweep", store=tmp_path / "stages", ending=Ending()
+    )
+    with pytest.raises(UserError, match=message), lanes:
+        pass
+    assert [*tmp_path.iterdir()] == []

@@ -7,6 +7,7 @@ the data cache, and the working folder, under the same paths everywhere.
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,8 @@ from tuner.sweep.jobs import ENVIRONMENT, HOME
 from tuner.sweep.lanes import LOST_IN_A_ROW, Lanes
 from tuner.sweep.ray_processes import PROCESS_SETTINGS, apply_settings
 
+LISTEN_SECONDS: Final = 10.0
+"""The head of a cluster accepts a connection in less."""
 ANSWER_SECONDS: Final = 120.0
 """A machine that does not do a small task in so long is given up: it may have to load Ray's worker from a slow disk."""
 PACKAGES: Final = ("fastface-tuner", "torch", "numpy")
@@ -184,6 +187,7 @@ def _connect(address: str, ending: Ending) -> None:
             "`--ray-address` must be that of a cluster's head, HOST:PORT, but got one of Ray Client; run the command "
             "on a machine of the cluster, with --ray-address auto"
         )
+    _check_listens(address)
     if "ray" not in sys.modules:
         for name in OWN_SETTINGS:  # the cluster has its own token, or none
             os.environ.pop(name, None)
@@ -201,6 +205,22 @@ def _connect(address: str, ending: Ending) -> None:
         ) from None
     ending.listen()  # Ray's compiled code has taken the signals
     ending.check()
+
+
+def _check_listens(address: str) -> None:
+    """Raise UserError where nothing listens at an address: Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"`--ray-address` must be HOST:PORT of a cluster's head, or auto, but got {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTEN_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"`--ray-address` must name a Ray cluster that runs, but nothing answers at {address}: {error}; start one "
+            "with `ray start --head`, or leave --ray-address out"
+        ) from None
 
 
 def _look_at(machines: Sequence[Machine], nonces: Mapping[Path, str]) -> None:
