@@ -152,6 +152,18 @@ def test_the_option_wins_over_the_variable_and_neither_means_a_journal(
         assert "c4nary" not in str(caught.value)
 
 
+def test_a_storage_may_move(folder: Path) -> None:
+    path = folder / "a" / "study.journal"
+    run(Ledger.create(path, plan=PLAN, storage=f"sqlite:///{folder}/x.db", study="s"), 3)
+    (folder / "x.db").rename(folder / "y.db")
+    moved = Ledger.open(path, storage=f"sqlite:///{folder}/y.db").trials()
+    assert Ledger.open(path, read_only=True).trials() == moved
+    assert len(moved) == 3
+    Ledger.create(folder / "b" / "study.journal", plan=PLAN)
+    with pytest.raises(UserError, match="leave it out"):
+        Ledger.open(folder / "b" / "study.journal", storage=f"sqlite:///{folder}/y.db")
+
+
 def test_a_missing_storage_is_one_line(folder: Path) -> None:
     ledger = Ledger.create(folder / "a" / "study.journal", plan=PLAN, storage=f"sqlite:///{folder}/x.db", study="s")
     assert ledger.path.name == STORAGE_FILE

@@ -190,6 +190,9 @@ def resume(
     verify_sharing: Verify = 0,
     concurrent: Concurrent = None,
     ray_address: RayAddress = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where the ledger's storage is now [default: where it was].")
+    ] = None,
     wait: Wait = False,
 ) -> None:
     """Go on with a sweep where it was, however it ended; with a larger budget, also with one that is finished.
@@ -213,6 +216,7 @@ def resume(
         tracking_uri=tracking_uri,
         concurrent=concurrent,
         ray_address=ray_address,
+        storage=storage,
     )
     with Ending() as ending:
         ledger = resume_sweep(

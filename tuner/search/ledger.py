@@ -41,7 +41,7 @@ from tuner.search.record import Suggestion
 from tuner.search.recorded_plan import PLAN, plan_record, read_plan
 from tuner.search.samplers import Past, Suggester
 from tuner.search.space import Params
-from tuner.search.storage import STUDY_NAME, Opened, create_storage, open_storage
+from tuner.search.storage import STUDY_NAME, Opened, create_storage, note_place, open_storage
 from tuner.trials import TrialRecord
 
 
@@ -80,19 +80,22 @@ class Ledger:
         return cls(opened, plan, read_only=False)
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False) -> Self:
+    def open(cls, path: Path, *, read_only: bool = False, storage: str | None = None) -> Self:
         """Open the ledger of a sweep, the one in the storage that the folder names where there is no journal.
 
-        With `read_only` it may be one that another process is writing.
+        With `read_only` it may be one that another process is writing. `storage` is the address that the storage has
+        moved to, which is noted unless it is only read.
 
         Raises:
             UserError: no such ledger, damaged, or not a sweep's.
         """
-        opened = open_storage(path)
+        opened = open_storage(path, url=storage)
         plan = read_plan(opened.path, opened.storage, study=opened.study)
         ledger = cls(opened, plan, read_only=read_only)
         ledger._check_trials()
         if not read_only:
+            if storage is not None:
+                note_place(opened, storage)
             cut = cut_unfinished_line(path) if opened.is_journal else 0
             lines = [f"{path}: cut {cut} bytes of an unfinished last record"] if cut else []
             ledger.mended = (*lines, *ledger._close_told_trials())

@@ -101,9 +101,9 @@ def create_storage(
         return Opened(journal, open_journal(journal), STUDY_NAME, is_journal=True)
     storage = check_free(url, study=study)
     _begin(storage, direction, attributes, study)
-    path = journal.with_name(STORAGE_FILE)
-    write_record(path, {"url": without_password(url), "study": study}, kind=_KIND)
-    return Opened(path, storage, study, is_journal=False)
+    opened = Opened(journal.with_name(STORAGE_FILE), storage, study, is_journal=False)
+    note_place(opened, url)
+    return opened
 
 
 def check_free(url: str, *, study: str) -> BaseStorage:
@@ -121,24 +121,32 @@ def check_free(url: str, *, study: str) -> BaseStorage:
     return storage
 
 
-def open_storage(journal: Path) -> Opened:
+def open_storage(journal: Path, *, url: str | None = None) -> Opened:
     """Open the storage of a sweep that exists; nothing is written.
 
+    Args:
+        journal: the path of the journal in the sweep's folder.
+        url: where the storage is now, if it has moved; None: where it was.
+
     Raises:
-        UserError: there is none, it is damaged, or does not answer.
+        UserError: there is none, it is damaged, or does not answer; or there is a journal, and a `url` for it.
     """
     path = ledger_file(journal)
     if path == journal:
+        if url is not None:
+            raise UserError(f"--storage says where a ledger in a storage is, but this one is {path}; leave it out")
         return Opened(path, open_journal(path), STUDY_NAME, is_journal=True)
     record = read_record(path, kind=_KIND)
     recorded, study = str(record["url"]), str(record["study"])
-    given = resolve_storage(None)
-    return Opened(
-        path,
-        open_url(given if given is not None and _place(given) == _place(recorded) else recorded),
-        study,
-        is_journal=False,
-    )
+    if url is None:
+        given = resolve_storage(None)
+        url = given if given is not None and _place(given) == _place(recorded) else recorded
+    return Opened(path, open_url(url), study, is_journal=False)
+
+
+def note_place(opened: Opened, url: str) -> None:
+    """Write down where a storage has moved to, without the password."""
+    write_record(opened.path, {"url": without_password(url), "study": opened.study}, kind=_KIND)
 
 
 def open_url(url: str, *, new: bool = False) -> BaseStorage:

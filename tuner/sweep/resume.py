@@ -13,6 +13,7 @@ from tuner.errors import UserError
 from tuner.names import STAGES_DIR
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, planned_workload
+from tuner.search.storage import resolve_storage
 from tuner.sweep.asked import Asked, Budget, asked_space
 from tuner.sweep.data import absolute_data, prepare
 from tuner.sweep.ending import Ending
@@ -52,7 +53,8 @@ def resume_sweep(
     description = folder.read()
     with ExitStack() as locks:
         locks.enter_context(sweep_lock(folder.path, wait=wait, tell=tell))
-        ledger = Ledger.open(folder.journal)
+        storage = None if asked.storage is None else resolve_storage(asked.storage)
+        ledger = Ledger.open(folder.journal, storage=storage)
         check_same(asked, ledger.plan, description)
         budget = _budget(asked, description, ended=ledger.num_finished)
         uri = reopen_uri(description.tracking_uri, asked.tracking_uri)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 
 from tuner.analysis.words import fixed, setting_line
-from tuner.errors import SweepStoppedError
+from tuner.errors import SweepStoppedError, UserError
 from tuner.search.ledger import Ledger
 from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepFolder
@@ -114,7 +114,11 @@ class _Closing:
         with self._lock:
             if not self._done:
                 self._done = True
-                self._close()
+                try:
+                    self._close()
+                except UserError:  # a ledger that is away; that has ended the sweep, and is told
+                    command = f"fastface-tuner resume {self._folder.argument}"
+                    self._progress.message(f"when the ledger is back, go on with: {command}")
 
     def _close(self) -> None:
         broken_off = self.status == "KILLED"
