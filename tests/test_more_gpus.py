@@ -16,9 +16,10 @@ from plain_executor import stand_in
 from postgres import PASSWORD, Postgres, installed
 from ray.cluster_utils import Cluster
 from rich.console import Console
+from tracking_server import TrackingServer
 
 from tuner.config.own_code import sources_digest
-from tuner.names import CURVE_FILE, STORAGE_VARIABLE
+from tuner.names import CURVE_FILE, STORAGE_VARIABLE, TRACKING_URI_VARIABLE
 from tuner.search.ledger import Ledger
 from tuner.sweep.asked import Asked
 from tuner.sweep.begin import new_sweep
@@ -97,6 +98,17 @@ def database() -> Iterator[Postgres | None]:
         yield server
 
 
+@pytest.fixture
+def server(tmp_path: Path, mlflow_store: Callable[[Path], str]) -> Iterator[TrackingServer]:
+    """Return a tracking server that is starting."""
+    server = TrackingServer(tmp_path / "server", mlflow_store(tmp_path / "server"))
+    try:
+        server.start(wait=False)
+        yield server
+    finally:
+        server.kill()
+
+
 def ledger(name: str = "wide") -> Ledger:
     return Ledger.open(SweepFolder(Path("sweeps") / name).journal, read_only=True)
 
@@ -156,13 +168,18 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_a_node_that_is_lost_costs_no_finished_trial_and_the_trials_are_those_of_a_sequential_sweep(
-    cluster: Cluster, database: Postgres | None, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster,
+    database: Postgres | None,
+    server: TrackingServer,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lost = cluster.add_node(num_cpus=1)
     gate, output = Path("gate"), Path("output.txt")
     if database is not None:
         monkeypatch.setenv(STORAGE_VARIABLE, database.url)
-    environment = {**os.environ}
+    environment = {**os.environ, TRACKING_URI_VARIABLE: server.uri}
+    server.start()
     command = [sys.executable, "-m", "tuner.cli.main", "sweep", "space.yaml", "--name", "wide"]
     with (
         output.open("w") as file,

@@ -20,8 +20,9 @@ from typing import Any, Final
 from tuner.errors import UserError
 from tuner.names import FORMAT_VERSION, STORAGE_FILE
 
-LOCK_SECONDS: Final = 30.0
-"""So long a new writer waits for the one before to end: that of a killed sweep lives on for some seconds."""
+LOCK_SECONDS: Final = 120.0
+"""So long a new writer waits for the one before to end: that of a killed sweep lives on for some seconds, and that of a
+machine that was lost holds its locks on NFS for as long as their lease, 90 s."""
 _BLOCK: Final = 8192
 _log = logging.getLogger(__name__)
 
