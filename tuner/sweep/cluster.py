@@ -201,7 +201,7 @@ def _connect(address: str, ending: Ending) -> None:
         text = " ".join(str(error).split())[:300]
         raise UserError(
             f"`--ray-address` must name a Ray cluster that runs, but {address} cannot be joined: {text}; "
-            "start one with `ray start --head`, or leave --ray-address out"
+            "start one with `ray start --head`, or if it wants a token, set RAY_AUTH_MODE=token"
         ) from None
     ending.listen()  # Ray's compiled code has taken the signals
     ending.check()
