@@ -193,7 +193,7 @@ def test_a_node_that_is_lost_costs_no_finished_trial_and_the_trials_are_those_of
             wait_until(lambda: len(under_way := trials_under_way()) == 2 and min(under_way) >= 6, seconds=90)
             before = {record.number: record for record in ledger().trials() if record.state == "COMPLETE"}
             assert before
-            cluster.remove_node(lost)
+            cluster.remove_node(lost, allow_graceful=False)
             wait_until(lambda: "its process was lost" in output.read_text() or process.poll() is not None, seconds=180)
             gate.unlink()
             assert process.wait(timeout=180) == 0, output.read_text()
@@ -214,9 +214,11 @@ def test_a_node_that_is_lost_costs_no_finished_trial_and_the_trials_are_those_of
         left = [path for path in workplace.rglob("*") if path.is_file()]
         assert [path for path in left if PASSWORD.encode() in path.read_bytes()] == []
 
-    # It goes on as any other, one trial after another on this machine.
+    # It goes on as any other, one trial after another on this machine, and tidies up after a driver that was killed.
+    (scratch := Path("sweeps/wide/fastface-tuner-1-abc")).mkdir()
     with monkeypatch.context() as patch:
         stand_in(patch)
         asked = Asked(trials=TRIALS + 1)
         resume_sweep(SweepFolder(Path("sweeps/wide")), asked, console=Console(file=io.StringIO()), ending=Ending())
     assert [record.state for record in ledger().trials()] == ["COMPLETE"] * (TRIALS + 1)
+    assert not scratch.exists()

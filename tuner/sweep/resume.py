@@ -144,7 +144,7 @@ def _budget(asked: Asked, description: SweepDescription, *, ended: int) -> Budge
 def _mend(folder: SweepFolder, ledger: Ledger, description: SweepDescription) -> list[str]:
     """Put right what a killed sweep left beside its ledger; return a line for each thing that a person should know."""
     records, lines = ledger.trials(), []
-    for scratch in folder.path.glob(scratch_prefix("*")):  # what a cluster's machines were to see
+    for scratch in folder.path.glob(f"{scratch_prefix('*')}*"):  # what a cluster's machines were to see
         shutil.rmtree(scratch, ignore_errors=True)
     for record in records:
         if record.state == "RUNNING":
