@@ -16,6 +16,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from tuner.errors import UserError
 from tuner.sweep.ending import Ending
 from tuner.sweep.guard import scratch_prefix
 from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED, Job, TrialSource
@@ -75,6 +76,9 @@ class _Feed(Searcher):
         if error and failure is None:
             time.sleep(_SIGNAL_SECONDS)
             if self._ending.received:  # what ended the trial's process was not the trial
+                return
+            if self.error is None and not any(node["Alive"] for node in ray.nodes()):  # type: ignore[no-untyped-call]
+                self.error = UserError("Ray's processes on this machine ended: killed from outside; resume the sweep")
                 return
         if error or result is None or STOPPED not in result:
             self._ask(self._source.ended, number, failure if error else result)
