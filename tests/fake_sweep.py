@@ -7,7 +7,8 @@ waits so many seconds between two reports; it prints a line for each.
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,9 +54,9 @@ class Progress:
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    def trial_started(self, params: Mapping[str, Setting]) -> None: ...
+    def trial_started(self, number: int, params: Mapping[str, Setting]) -> None: ...
 
-    def trial_moved(self, *, steps: int, shared: int, loss: float, lr: float) -> None: ...
+    def trial_moved(self, number: int, *, steps: int, shared: int, loss: float, lr: float) -> None: ...
 
     def trial_ended(self, record: TrialRecord) -> None: ...
 
@@ -66,7 +67,7 @@ class Progress:
 class FakeSweep:
     """A sweep in `folder`, made there or gone on with; `waited` is the longest that its driver waited for anything."""
 
-    def __init__(self, folder: Path, uri: str) -> None:
+    def __init__(self, folder: Path, uri: str, *, retries: int = 0) -> None:
         self.folder = SweepFolder(folder)
         if self.folder.journal.exists():
             self.tracker = Tracker(uri)
@@ -85,7 +86,7 @@ class FakeSweep:
         self._timed(self.view.sweep_runs)
         self.source = SweepSource(
             self.ledger, budget=Budget(trials=TRIALS), folder=self.folder, view=self.view, progress=self.progress,
-            threads=1, sharing=Sharing(None, 0),
+            threads=1, sharing=Sharing(None, 0), retries=retries,
         )  # fmt: skip
 
     def run(self, at: Callable[[int, int], object] = lambda *_: None) -> None:
@@ -93,7 +94,29 @@ class FakeSweep:
         while (job := self._timed(self.source.next_trial)) is not None:
             self._trial(job, at)
 
+    def run_side_by_side(self, num: int, *, lose: Mapping[int, int] | None = None) -> None:
+        """Run all trials, `num` at a time, a report of each in turn; lose the processes of some after so many."""
+        running: dict[int, Iterator[None]] = {}
+        left, reports = dict(lose or {}), Counter[int]()
+        while True:
+            while len(running) < num and (job := self._timed(self.source.next_trial)) is not None:
+                running[job.number] = self._reports(job, lambda *_: None)
+            if not running:
+                return
+            for number, trial in list(running.items()):
+                if left.get(number) == reports[number]:
+                    del left[number], running[number]
+                    trial.close()
+                    self._timed(self.source.ended, number, None)
+                elif next(trial, "ended") == "ended":
+                    del running[number]
+                reports[number] += 1
+
     def _trial(self, job: Job, at: Callable[[int, int], object]) -> None:
+        for _ in self._reports(job, at):
+            pass
+
+    def _reports(self, job: Job, at: Callable[[int, int], object]) -> Generator[None]:
         folder, result = Path(job.config["folder"]), dict[str, Any]()
         with CurveWriter(folder / "curve.csv") as curve, EvaluationWriter(folder / "evaluations.jsonl") as evaluations:
             for point in points(job.number):
@@ -119,6 +142,7 @@ class FakeSweep:
                     break
                 if steps < STEPS:
                     self._timed(self.source.moved, job.number, result)
+                    yield
         self._timed(self.source.ended, job.number, result)
 
     def _timed(self, call: Callable[..., Answer], *arguments: Any, **named: Any) -> Answer:

@@ -64,7 +64,7 @@ def sweep(*, share: bool) -> None:
 def main() -> None:
     """Run one sweep after another."""
     stand_in(pytest.MonkeyPatch())
-    tuner.sweep.run.num_cores = lambda: 1  # two threads would wait for each other on a busy machine
+    tuner.sweep.lanes.num_cores = lambda: 1  # two threads would wait for each other on a busy machine
     moments = random.Random(int(sys.argv[1]))  # noqa: S311
     for each in sys.argv[2:]:
         folder, kills, number, *options = each.split(":")

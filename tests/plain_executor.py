@@ -8,6 +8,7 @@ import pytest
 from tuner.sweep import executor
 from tuner.sweep.ending import Ending
 from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED, TrialSource
+from tuner.sweep.lanes import ONE_LANE, Lanes
 from tuner.sweep.ray_processes import RayProcesses
 
 
@@ -17,7 +18,9 @@ def stand_in(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RayProcesses, "begin", lambda _: None)
 
 
-def execute(source: TrialSource, trainable: Any, *, ending: Ending, processes: RayProcesses) -> None:
+def execute(
+    source: TrialSource, trainable: Any, *, ending: Ending, processes: RayProcesses, lanes: Lanes = ONE_LANE
+) -> None:
     """Run the source's trials, each by an actor of its own; `trainable` need not be a Tune one."""
     stop_file = Path("stop")
     stop_file.unlink(missing_ok=True)

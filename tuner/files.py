@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from tuner.errors import UserError
-from tuner.names import FORMAT_VERSION
+from tuner.names import FORMAT_VERSION, STORAGE_FILE
 
-LOCK_SECONDS: Final = 30.0
-"""So long a new writer waits for the one before to end: that of a killed sweep lives on for some seconds."""
+LOCK_SECONDS: Final = 120.0
+"""So long a new writer waits for the one before to end: that of a killed sweep lives on for some seconds, and that of a
+machine that was lost holds its locks on NFS for as long as their lease, 90 s."""
 _BLOCK: Final = 8192
 _log = logging.getLogger(__name__)
 
@@ -134,6 +135,12 @@ def write_whole(path: Path, data: bytes, *, new: bool = False) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def ledger_file(journal: Path) -> Path:
+    """Return what stands for the ledger in a sweep's folder: the journal, or what names the storage that it is in."""
+    elsewhere = journal.with_name(STORAGE_FILE)
+    return elsewhere if elsewhere.is_file() and not journal.is_file() else journal
 
 
 def write_record(path: Path, content: Mapping[str, Any], *, kind: str) -> None:

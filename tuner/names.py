@@ -7,6 +7,8 @@ FORMAT_VERSION: Final = 1
 
 SWEEP_FILE: Final = "sweep.yaml"
 JOURNAL_FILE: Final = "study.journal"
+STORAGE_FILE: Final = "study.storage"
+"""In place of the journal, where the ledger lives in a storage: which one, and the study's name there."""
 TRIALS_DIR: Final = "trials"
 CURVE_FILE: Final = "curve.csv"
 EVALUATIONS_FILE: Final = "evaluations.jsonl"
@@ -52,6 +54,8 @@ EXPERIMENT: Final = "fastface-tuner"
 DEFAULT_TRACKING_URI: Final = "sqlite:///mlflow.db"
 TRACKING_URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
 CACHE_VARIABLE: Final = "FASTFACE_TUNER_CACHE"
+STORAGE_VARIABLE: Final = "FASTFACE_TUNER_STORAGE"
+"""The address of the storage of ledgers, password and all."""
 
 Setting = float | int | str
 """A value that a scheduler setting or a searched parameter takes."""

@@ -11,7 +11,7 @@ def status(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show where a sweep stands, whether it runs or not: trials, the best, the running trial's step, how to resume.
+    """Show where a sweep stands, whether it runs or not: trials, the best, the running trials' steps, how to resume.
 
     Example: fastface-tuner status first --json
     """
@@ -31,8 +31,8 @@ def status(
     best = found.best
     if best is not None and best.value is not None:
         typer.echo(f"best: trial {best.number} with {found.metric} {fixed(best.value)}: {setting_line(best.params)}")
-    if found.under_way is not None:
-        trial, point = found.under_way, found.point
+    for each in found.under_way:
+        trial, point = each.trial, each.point
         progress = "no step yet"
         if point is not None:
             progress = f"step {point.step + 1} of {found.steps}, loss {point.loss:.3f}, lr {point.lr:.2g}"

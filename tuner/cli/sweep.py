@@ -38,6 +38,18 @@ BudgetSteps = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="End after N training steps that were actually run.")
 ]
 BudgetMinutes = Annotated[float | None, typer.Option(min=0.01, metavar="M", help="End after M minutes of trials.")]
+Concurrent = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Run N trials at a time, each on a GPU of its own [default: 1; on a cluster, one for each of its GPUs].",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT|auto", help="Run the trials on the machines of this Ray cluster, which goes on."),
+]
 
 
 def sweep(
@@ -89,6 +101,14 @@ def sweep(
     name: Annotated[str | None, typer.Option(help="The sweep's name [default: the space and the time].")] = None,
     out: Annotated[Path | None, typer.Option(help="The sweep's own folder [default: sweeps/NAME].")] = None,
     tracking_uri: TrackingURI = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep the ledger in this database or gRPC storage, without the password in the sweep's folder "
+            "[default: $FASTFACE_TUNER_STORAGE, else a journal file].",
+        ),
+    ] = None,
     share: Annotated[
         bool | None,
         typer.Option(
@@ -101,12 +121,14 @@ def sweep(
         typer.Option(metavar="SIZE", help="Disk that the checkpoints of shared steps may take [default: 20GiB]."),
     ] = None,
     verify_sharing: Verify = 0,
+    concurrent: Concurrent = None,
+    ray_address: RayAddress = None,
     wait: Wait = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep of this --name or --out; begin it if there is none.")
     ] = False,
 ) -> None:
-    """Search a scheduler's hyperparameters: one trial after another, each an MLflow run.
+    """Search a scheduler's hyperparameters: one trial after another, or several at a time, each an MLflow run.
 
     Exits with 1 where every trial failed, after 5 trials in a row that failed, and where --verify-sharing finds a trial
     that differs. Ctrl-C and SIGTERM leave a checkpoint and exit with 130 and 143; `fastface-tuner resume` then goes on,
@@ -142,6 +164,9 @@ def sweep(
         name=name,
         out=out,
         tracking_uri=tracking_uri,
+        concurrent=concurrent,
+        ray_address=ray_address,
+        storage=storage,
     )
     console = Console(markup=False)  # names, paths and reasons may hold brackets
     with Ending() as ending:
@@ -163,6 +188,11 @@ def resume(
         str | None, typer.Option(help="MLflow store [default: the sweep's]; one with a password must be given again.")
     ] = None,
     verify_sharing: Verify = 0,
+    concurrent: Concurrent = None,
+    ray_address: RayAddress = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where the ledger's storage is now [default: where it was].")
+    ] = None,
     wait: Wait = False,
 ) -> None:
     """Go on with a sweep where it was, however it ended; with a larger budget, also with one that is finished.
@@ -179,7 +209,15 @@ def resume(
     from tuner.sweep.folder import find_sweep
     from tuner.sweep.resume import resume_sweep
 
-    asked = Asked(trials=trials, budget_steps=budget_steps, budget_minutes=budget_minutes, tracking_uri=tracking_uri)
+    asked = Asked(
+        trials=trials,
+        budget_steps=budget_steps,
+        budget_minutes=budget_minutes,
+        tracking_uri=tracking_uri,
+        concurrent=concurrent,
+        ray_address=ray_address,
+        storage=storage,
+    )
     with Ending() as ending:
         ledger = resume_sweep(
             find_sweep(sweep),

@@ -1,4 +1,4 @@
-"""Serve Optuna's dashboard on a sweep's journal: `python -m tuner.search.dashboard JOURNAL HOST PORT`.
+"""Serve Optuna's dashboard on a sweep's ledger: `python -m tuner.search.dashboard JOURNAL HOST PORT`.
 
 Its own command would open the journal by Optuna's file backend, whose lock the sweep does not know. Here both are the
 same: what a person notes in the dashboard is appended between the records of a sweep that runs.
@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from tuner.search.journal import open_journal
+from tuner.search.storage import open_storage
 
 
 def is_installed() -> bool:
@@ -25,7 +25,7 @@ def serve(journal: Path, *, host: str, port: int) -> None:
     """Serve until the process ends."""
     from optuna_dashboard import run_server
 
-    run_server(open_journal(journal), host=host, port=port)
+    run_server(open_storage(journal).storage, host=host, port=port)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any, Final
 
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage
 
 from tuner.config.space_file import space_from_record, space_record
 from tuner.errors import UserError
 from tuner.names import FORMAT_VERSION
 from tuner.search.plan import Plan
 
-STUDY_NAME: Final = "sweep"
 PLAN: Final = "plan"
 
 
@@ -28,12 +27,15 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     }
 
 
-def read_plan(path: Path, storage: JournalStorage) -> Plan:
-    """Return the plan that a journal holds; UserError where it is not that of a sweep, or of another version."""
-    studies = {study.study_name: study for study in storage.get_all_studies()}
-    record = studies[STUDY_NAME].user_attrs.get(PLAN) if STUDY_NAME in studies else None
+def read_plan(path: Path, storage: BaseStorage, *, study: str) -> Plan:
+    """Return the plan that a study holds; UserError where it is not that of a sweep, or of another version.
+
+    `path` stands for the storage in messages.
+    """
+    studies = {each.study_name: each for each in storage.get_all_studies()}
+    record = studies[study].user_attrs.get(PLAN) if study in studies else None
     if not isinstance(record, dict):
-        raise UserError(f"{path}: an Optuna journal, but not of a sweep of this tool; give the folder of a sweep")
+        raise UserError(f"{path}: Optuna's, but not of a sweep of this tool; give the folder of a sweep")
     if record.get("format") != FORMAT_VERSION:
         raise UserError(
             f"{path}: written in format {record.get('format')}, but this version reads format {FORMAT_VERSION}; "

@@ -2,9 +2,12 @@
 
 Optuna's samplers carry state from trial to trial: a random stream, CMA-ES its optimiser, the GP its last fit. A sweep
 that goes on in a fresh process would suggest other trials than one that ran through. So each trial gets a fresh
-sampler, seeded from (seed, number), over an in-memory study that follows the ledger's finished trials. CMA-ES keeps its
+sampler, seeded from (seed, number), over an in-memory study that follows the ledger's trials. CMA-ES keeps its
 optimiser as a pickle among the trials of its study; here that pickle never leaves the process: a fresh one replays the
 trials, and no file is ever unpickled.
+
+Where several trials run side by side, the study has those that run as running: TPE and the GP keep away from them, the
+others do not ask. What is drawn then depends on which trials have ended, but for a random search and a grid.
 
 Pruning has no place here. Trials share every step before their first decay, and right after it whoever decayed first
 looks best ("short-horizon bias", Wu et al., ICLR 2018): judging a trial by its beginning favours early decays.
@@ -34,12 +37,12 @@ REDRAWS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A finished trial as a sampler sees it.
+    """A trial as a sampler sees it.
 
     `params` is None where it lies outside the space (a reference whose setting the space cannot reach); `value` is None
-    where it failed. `drawn`: it belongs to the sampler's own trials, among which a setting that the space wants tried
-    first takes the place of one drawn; a reference does not. `prospect`, for the cost-aware search, is what the run has
-    turned out to be.
+    where it failed, or is `running`. `drawn`: it belongs to the sampler's own trials, among which a setting that the
+    space wants tried first takes the place of one drawn; a reference does not. `prospect`, for the cost-aware search,
+    is what the run has turned out to be, or while it runs promises to be.
     """
 
     number: int
@@ -47,6 +50,7 @@ class Past:
     value: float | None
     drawn: bool
     prospect: Prospect | None = None
+    running: bool = False
 
 
 class Suggester:
@@ -67,6 +71,7 @@ class Suggester:
         replays = self._sampler == "cmaes"
         self._replayer = _fresh(self._sampler, seed=self._seed, space=self._space) if replays else RandomSampler()
         self._seen = 0
+        self._unsettled = False
         self._open: tuple[Trial, dict[str, Setting]] | None = None
 
     def draw(
@@ -78,7 +83,7 @@ class Suggester:
         forecast: Forecast | None = None,
         spent: float = 0.0,
     ) -> dict[str, Setting] | None:
-        """Return the parameters of trial `number`, after the finished trials 0 .. number - 1.
+        """Return the parameters of trial `number`, after the trials 0 .. number - 1, finished or running.
 
         With a `forecast` the sampler's own suggestion is one of several candidates, among which those win that promise
         much for the steps that they still cost, see `tuner.search.cost_aware`; `spent` is the share of the sweep's
@@ -93,6 +98,10 @@ class Suggester:
         rest = self._untried(history)
         if rest is not None and (not rest or self._sampler == "grid"):
             return rest[0] if rest else None
+        unsettled = any(past.running for past in history)
+        if unsettled or self._unsettled:  # what a trial that runs will give, the study cannot take in later
+            self._begin_anew()
+            self._unsettled = unsettled
         with quiet():
             for past in history[self._seen :]:
                 self._observe(past)
@@ -146,6 +155,10 @@ class Suggester:
             for past in history
             if past.value is not None and past.prospect is not None
         ]
+        # Those that run count as bad as the worst until they end, so that the next one looks elsewhere.
+        if known:
+            worst = min(value for _, value in known)
+            known += [(past.prospect, worst) for past in history if past.running and past.prospect is not None]
         return candidates[choose([forecast(params) for params in candidates], known, spent=spent)]
 
     def _untried(self, history: Sequence[Past]) -> list[dict[str, Setting]] | None:
@@ -156,7 +169,7 @@ class Suggester:
         return [point for point in self._points if _key(point) not in tried]
 
     def _observe(self, past: Past) -> None:
-        """Bring the study past one finished trial, whether its suggestion was made here or in an earlier process."""
+        """Bring the study past one trial, whether its suggestion was made here or in an earlier process."""
         if self._open is None:
             if past.params is not None:
                 self._study.enqueue_trial(dict(past.params))
@@ -165,7 +178,9 @@ class Suggester:
                 suggest(self._space, trial)
         else:
             trial = self._open[0]
-        if past.value is None or past.params is None:
+        if past.running:
+            pass  # the study has it as running
+        elif past.value is None or past.params is None:
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._study.tell(trial, past.value)

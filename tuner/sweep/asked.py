@@ -29,7 +29,8 @@ class Asked:
     `workload` does, a class of one's own; `max_identities` and `max_images` take a part of the faces; `sets`, files or
     folders, judge it in place of held-out people. `share` lets trials take over the steps that earlier trials of the
     working folder have trained, whose checkpoints may take `checkpoint_budget` ("20GiB") on disk. `trials`,
-    `budget_steps` and `budget_minutes` make the `Budget`.
+    `budget_steps` and `budget_minutes` make the `Budget`. `concurrent` trials run side by side, on the machines of the
+    Ray cluster at `ray_address`, or on this one; the ledger is kept in the `storage` of this address.
     """
 
     space: str | None = None
@@ -52,6 +53,9 @@ class Asked:
     name: str | None = None
     out: Path | None = None
     tracking_uri: str | None = None
+    concurrent: int | None = None
+    ray_address: str | None = None
+    storage: str | None = None
 
 
 def asked_space(asked: Asked, space: SpaceFile) -> SpaceFile:

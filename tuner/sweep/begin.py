@@ -16,16 +16,18 @@ from tuner.files import write_record
 from tuner.names import ENVIRONMENT_FILE, STAGES_DIR, TAG_DESCRIPTION, TAG_FOLDER
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan, planned_workload, references, run_config
+from tuner.search.storage import check_free, resolve_storage
 from tuner.sizes import num_bytes
 from tuner.stages.store import DEFAULT_BUDGET
 from tuner.sweep.asked import DEFAULT_SPACE, Asked, Budget, asked_space, repeating
 from tuner.sweep.data import absolute_data, prepare
-from tuner.sweep.devices import first_visible, gpus
+from tuner.sweep.devices import gpus
 from tuner.sweep.disk import check_disk, needs
 from tuner.sweep.ending import Ending
 from tuner.sweep.fitness import unfit
 from tuner.sweep.folder import ENVIRONMENT, SweepDescription, new_folder
-from tuner.sweep.lock import device_lock, sweep_lock
+from tuner.sweep.lanes import lanes_of, wanted_gpus
+from tuner.sweep.lock import device_locks, sweep_lock
 from tuner.sweep.run import run_trials
 from tuner.sweep.source import Sharing
 from tuner.sweep.verify import verify_sharing
@@ -76,21 +78,28 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
         trials=budget.trials or space.trials,
     )
     check_disk(disk, tell=tell)
-    device = first_visible()
+    storage = resolve_storage(asked.storage)
+    if storage is not None:
+        check_free(storage, study=name)
+    here = asked.ray_address is None
+    devices = wanted_gpus(asked.concurrent) if here else []
     if not wait:
-        with device_lock(device, sweep=folder.path):
+        with device_locks(devices, sweep=folder.path):
             pass  # a GPU in use is told before the faces are decoded
-    faces = prepare(planned_workload(plan), console)
-    flaw = unfit(run_config(plan, references(plan)[0]))
-    if flaw is not None:
-        if asked.cost_aware:
-            raise UserError(f"a cost-aware search needs shared steps, but {flaw}; leave out --cost-aware")
-        plan, sharing = replace(plan, cost_aware=False), Sharing(None, sharing.checkpoint_budget, unfit=True)
-        tell(f"nothing is shared, since the workload failed a check of tuner.testing.check_workload: {flaw}")
-    tracker = connect(uri)
-    environment = describe_environment([gpu.name for gpu in gpus()])
     with ExitStack() as locks:
-        locks.enter_context(device_lock(device, sweep=folder.path, wait=wait, tell=tell))
+        lanes = locks.enter_context(
+            lanes_of(asked, devices, threads=None, folder=folder.path, store=sharing.store, ending=ending)
+        )
+        faces = prepare(planned_workload(plan), console)
+        flaw = unfit(run_config(plan, references(plan)[0]))
+        if flaw is not None:
+            if asked.cost_aware:
+                raise UserError(f"a cost-aware search needs shared steps, but {flaw}; leave out --cost-aware")
+            plan, sharing = replace(plan, cost_aware=False), Sharing(None, sharing.checkpoint_budget, unfit=True)
+            tell(f"nothing is shared, since the workload failed a check of tuner.testing.check_workload: {flaw}")
+        tracker = connect(uri)
+        environment = describe_environment([gpu.name for gpu in gpus()])
+        locks.enter_context(device_locks(devices, sweep=folder.path, wait=wait, tell=tell))
         end_abandoned(tracker, folder=str(folder.path))
         parent_run_id = start_sweep(
             tracker,
@@ -129,10 +138,11 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
                     faces=faces.digest,
                     unfit=flaw,
                     asked=repeating(asked, space),
+                    threads=lanes.threads if lanes.on_cpu else None,
                 )
             )
             locks.enter_context(sweep_lock(folder.path))
-            ledger = Ledger.create(folder.journal, plan=plan)
+            ledger = Ledger.create(folder.journal, plan=plan, storage=storage, study=name)
             write_record(folder.environment, environment, kind=ENVIRONMENT)
         except (OSError, UserError) as error:
             finish(tracker, parent_run_id, "FAILED", tags={"reason": str(error)})
@@ -142,9 +152,11 @@ def new_sweep(asked: Asked, *, console: Console, ending: Ending, wait: bool = Fa
         except BaseException:
             finish(tracker, parent_run_id, "KILLED")
             raise
-        run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console, ending=ending)
+        run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console, ending=ending, lanes=lanes)
         if verify:
-            verify_sharing(ledger, folder=folder, num=verify, tracker=tracker, console=console, ending=ending)
+            verify_sharing(
+                ledger, folder=folder, num=verify, tracker=tracker, console=console, ending=ending, lanes=lanes
+            )
     return ledger
 
 

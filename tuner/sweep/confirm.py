@@ -123,7 +123,13 @@ def confirm_sweep(
             if left:
                 processes.begin()
             source = ConfirmSource(
-                plan, tasks, runs=runs, view=view, progress=bar, description=description, threads=num_cores()
+                plan,
+                tasks,
+                runs=runs,
+                view=view,
+                progress=bar,
+                description=description,
+                threads=description.threads or num_cores(),
             )
             closing = _Closing(source, view, bar, left=f"; go on with: {wanted.command(folder)}")
             with ending.closing(closing):

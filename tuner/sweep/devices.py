@@ -40,19 +40,33 @@ def gpus() -> list[Gpu]:
 
 
 def first_visible(environment: Mapping[str, str] = os.environ) -> Gpu | None:
-    """Return the GPU that a sweep uses: the first that CUDA_VISIBLE_DEVICES allows; None for the CPU.
+    """Return the GPU that a sweep of one trial at a time uses, the first of `visible`; None for the CPU."""
+    return next(iter(visible(environment)), None)
+
+
+def visible(environment: Mapping[str, str] = os.environ) -> list[Gpu]:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES allows, in its order; none for the CPU.
 
     A number there counts as in `nvidia-smi`, whatever order CUDA would take; a UUID may be shortened, or name a part of
-    a GPU (MIG).
+    a GPU (MIG). As to CUDA, what follows a number that no GPU has does not count.
     """
     found, allowed = gpus(), environment.get(VISIBLE)
-    first = None if allowed is None else allowed.split(",")[0].strip()
-    if first in ("", "-1", "NoDevFiles"):
-        return None
-    if not found:  # the driver without its tool, as in some containers
-        return Gpu(first or "0") if _DRIVER.exists() else None
-    if first is None:
-        return found[0]
-    if first.isdecimal():
-        return found[int(first)] if int(first) < len(found) else None
-    return next((gpu for gpu in found if gpu.id.startswith(first)), Gpu(first))
+    if allowed is None:
+        return found or ([Gpu("0")] if _DRIVER.exists() else [])  # the driver without its tool, as in some containers
+    seen: list[Gpu] = []
+    for name in (each.strip() for each in allowed.split(",")):
+        if name in ("", "-1", "NoDevFiles"):
+            break
+        if not found:
+            if not _DRIVER.exists():
+                break
+            gpu = Gpu(name)
+        elif name.isdecimal():
+            if int(name) >= len(found):
+                break
+            gpu = found[int(name)]
+        else:
+            gpu = next((each for each in found if each.id.startswith(name)), Gpu(name))
+        if gpu not in seen:
+            seen.append(gpu)
+    return seen

@@ -12,12 +12,13 @@ from pydantic import Field, ValidationError
 
 from tuner.config.strict import PositiveFloat, PositiveInt, Strict
 from tuner.errors import UserError
-from tuner.files import write_whole
+from tuner.files import ledger_file, write_whole
 from tuner.names import (
     ENVIRONMENT_FILE,
     FORMAT_VERSION,
     JOURNAL_FILE,
     STAGES_DIR,
+    STORAGE_FILE,
     SWEEP_FILE,
     SWEEPS_DIR,
     TRIALS_DIR,
@@ -38,6 +39,8 @@ class SweepDescription(Strict):
     that checkpoints may take there. `faces` is the digest of the data, None where it is not known. `unfit` says which
     checks of `tuner.testing` the workload failed, so that nothing is shared; None where it failed none. `asked` are the
     words of a command line that name what is trained, the space first; none in sweeps of versions that did not note it.
+    `threads` are the CPU threads of a trial that trains on the processor, whose last bits depend on their number; None
+    on a GPU.
     """
 
     format: int = FORMAT_VERSION
@@ -52,6 +55,7 @@ class SweepDescription(Strict):
     faces: str | None = None
     unfit: str | None = None
     asked: tuple[str, ...] = ()
+    threads: PositiveInt | None = None
 
     @property
     def budget(self) -> Budget:
@@ -72,6 +76,11 @@ class SweepFolder:
         self.journal = self.path / JOURNAL_FILE
         self.environment = self.path / ENVIRONMENT_FILE
 
+    @property
+    def ledger(self) -> Path:
+        """The file that stands for the sweep's ledger: the journal, or what names the storage that it is in."""
+        return ledger_file(self.journal)
+
     def trial(self, number: int) -> Path:
         """Return the folder of one trial: its curve and its evaluations."""
         return self.path / TRIALS_DIR / f"{number:04d}"
@@ -85,7 +94,7 @@ class SweepFolder:
     @property
     def exists(self) -> bool:
         """Whether a sweep is here; one that was killed while it was made, before its first trial, is none."""
-        return self.description.is_file() and self.journal.is_file()
+        return self.description.is_file() and self.ledger.is_file()
 
     def clear(self) -> SweepDescription | None:
         """Remove what the making of a sweep left that was killed before its first trial; return its description."""
@@ -99,7 +108,7 @@ class SweepFolder:
     def check_free(self, name: str) -> None:
         """Raise UserError unless a new sweep can be made here: nothing there yet, and the place can be written to."""
         try:
-            taken = self.description.exists() or self.journal.exists()
+            taken = self.description.exists() or self.ledger.exists()
         except OSError as error:
             raise UserError(
                 f"a sweep needs a folder, but {self.path} cannot be one: {error.strerror}; use another"
@@ -163,13 +172,14 @@ def find_sweep(sweep: str) -> SweepFolder:
     for path in (Path(sweep), Path(SWEEPS_DIR) / sweep):
         folder = SweepFolder(path)
         with suppress(OSError):  # a name too long, a folder that cannot be read: no sweep of ours
-            if folder.journal.is_file():
+            if folder.ledger.is_file():
                 return folder
     if (run := RunFolder.of_argument(sweep)) is not None:
         raise UserError(
             f"SWEEP must be a sweep's folder or name, but {sweep} is a single run; go on with it, or see what came of "
             f"it: {run.command}"
         )
-    known = sorted(journal.parent.name for journal in Path(SWEEPS_DIR).glob(f"*/{JOURNAL_FILE}"))
+    ledgers = (ledger for name in (JOURNAL_FILE, STORAGE_FILE) for ledger in Path(SWEEPS_DIR).glob(f"*/{name}"))
+    known = sorted({ledger.parent.name for ledger in ledgers})
     hint = f"known here: {', '.join(known)}" if known else "start one with: fastface-tuner sweep"
     raise UserError(f"SWEEP must be a sweep's folder or name, but there is no sweep {sweep!r}; {hint}")

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 STOP_FILE: Final = "stop"
+HOME: Final = "home"
+"""In the config of a trial that runs on another machine: the working folder, which that one sees too."""
+ENVIRONMENT: Final = "environment"
+"""Likewise: variables that stand before anything heavy is imported."""
 STOPPED: Final = "stopped"
 FAILED: Final = "failed"
 NO_ROOM: Final = "no_room"
@@ -26,16 +30,19 @@ class Job:
 
 
 class TrialSource(Protocol):
-    """Decides what runs and hears what came out; called in the driver process, one trial at a time."""
+    """Decides what runs and hears what came out; called in the driver process, by one thread."""
 
     def next_trial(self) -> Job | None:
-        """Return the next trial, or None when the sweep is done."""
+        """Return the next trial, or None when there is none to begin until one that runs has ended."""
         ...
 
     def moved(self, number: int, result: Mapping[str, Any]) -> None:
-        """Hear a result of the running trial."""
+        """Hear a result of a running trial."""
         ...
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
-        """Hear a trial's last result, or how it failed; None where its process died without a word."""
+        """Hear a trial's last result, or how it failed; None where its process died without a word.
+
+        In the latter case the trial may be the next one again.
+        """
         ...

@@ -13,8 +13,8 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -151,6 +151,19 @@ def device_lock(
                 del os.environ[VISIBLE]
             else:
                 os.environ[VISIBLE] = before
+
+
+@contextmanager
+def device_locks(
+    devices: Sequence[Gpu], *, sweep: Path, wait: bool = False, tell: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Be the one sweep that uses each of several devices; all else is as for `device_lock`."""
+    with ExitStack() as locks:
+        for device in sorted(devices, key=lambda each: each.id):  # two that wait never wait for each other
+            locks.enter_context(device_lock(device, sweep=sweep, wait=wait, tell=tell))
+        if devices:
+            os.environ[VISIBLE] = ",".join(device.id for device in devices)
+        yield
 
 
 def locks_folder() -> Path:

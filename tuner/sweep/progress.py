@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Console
@@ -22,12 +23,12 @@ PLAIN_SECONDS = 10.0
 class ProgressView(Protocol):
     """Hears how a sweep goes on."""
 
-    def trial_started(self, params: Mapping[str, Setting]) -> None:
+    def trial_started(self, number: int, params: Mapping[str, Setting]) -> None:
         """Hear that a trial with these parameters begins."""
         ...
 
-    def trial_moved(self, *, steps: int, shared: int, loss: float, lr: float) -> None:
-        """Hear that the running trial is `steps` steps on, `shared` of which others had trained."""
+    def trial_moved(self, number: int, *, steps: int, shared: int, loss: float, lr: float) -> None:
+        """Hear that a running trial is `steps` steps on, `shared` of which others had trained."""
         ...
 
     def trial_ended(self, record: TrialRecord) -> None:
@@ -39,8 +40,20 @@ class ProgressView(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Running:
+    """A trial that runs: its steps done, what its line says of them, and when the last such line was printed."""
+
+    done: int = 0
+    text: str = ""
+    last_line: float = field(default_factory=time.monotonic)
+
+
 class ConsoleProgress:
-    """Trial k of N, step, loss, LR, best so far, time left; `ended` are the trials that had ended before."""
+    """Trial k of N, step, loss, LR, best so far, time left; `ended` are the trials that had ended before.
+
+    In a terminal there is one line for each trial that runs, and where there are several, one for all of them.
+    """
 
     def __init__(
         self,
@@ -58,8 +71,7 @@ class ConsoleProgress:
         self._maximize = maximize
         self._metric = metric
         self._ended = list(ended)
-        self._done = 0
-        self._last_line = 0.0
+        self._running: dict[int, _Running] = {}
         left = None if budget.trials is None else max(0, budget.trials - len(ended))
         self._clock = None if left is None else Clock(total_steps=left * steps)
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
@@ -73,40 +85,34 @@ class ConsoleProgress:
         if self._live:
             self._live.stop()
 
-    def trial_started(self, params: Mapping[str, Setting]) -> None:
+    def trial_started(self, number: int, params: Mapping[str, Setting]) -> None:
         """Hear that a trial with these parameters begins."""
-        self._done = 0
-        self._last_line = time.monotonic()
+        running = self._running.setdefault(number, _Running(text=self._count(number)))
+        running.last_line = time.monotonic()
         if not self._live:
-            self._console.print(
-                f"{self._count(len(self._ended) + 1)}: {setting_line(params)}", highlight=False, soft_wrap=True
-            )
+            self._console.print(f"{self._count(number)}: {setting_line(params)}", highlight=False, soft_wrap=True)
 
-    def trial_moved(self, *, steps: int, shared: int, loss: float, lr: float) -> None:
+    def trial_moved(self, number: int, *, steps: int, shared: int, loss: float, lr: float) -> None:
         """Show the newest step."""
+        running = self._running[number]
         if self._clock is not None:
-            self._clock.ran(steps - self._done)
-        self._done = steps
+            self._clock.ran(max(0, steps - running.done))
+        running.done = max(steps, running.done)  # one that was lost comes to the same steps again
         taken_over = f" ({shared} shared)" if shared else ""
-        line = (
-            f"{self._count(len(self._ended) + 1)}  step {steps}/{self._steps}{taken_over}  "
-            f"loss {loss:.3f}  lr {lr:.2g}  best {self._best()}  {self._left()} left"
-        )
+        running.text = f"{self._count(number)}  step {steps}/{self._steps}{taken_over}  loss {loss:.3f}  lr {lr:.2g}"
         if self._live:
-            bar = ProgressBar(total=self._steps, completed=steps, width=24)
-            grid = Table.grid(padding=(0, 1))
-            grid.add_row(bar, Text(line))
-            self._live.update(grid)
-        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
-            self._last_line = time.monotonic()
-            self._console.print(f"  {line}", highlight=False, soft_wrap=True)
+            self._live.update(self._table())
+        elif time.monotonic() - running.last_line >= PLAIN_SECONDS:
+            running.last_line = time.monotonic()
+            self._console.print(f"  {running.text}  {self._total()}", highlight=False, soft_wrap=True)
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Print one line that stays."""
+        running = self._running.pop(record.number, None)
         if self._clock is not None:
-            self._clock.skip(self._steps - self._done)
+            self._clock.skip(self._steps - (0 if running is None else running.done))
         self._ended.append(record)
-        count = self._count(len(self._ended))
+        count = self._count(record.number)
         if record.state == "COMPLETE" and record.value is not None:
             twin = "" if record.duplicate_of is None else f"  (same as trial {record.duplicate_of}, not trained again)"
             cost = f"{record.steps_executed} steps trained, {record.steps_shared} shared, {record.seconds:.0f} s"
@@ -114,12 +120,29 @@ class ConsoleProgress:
         else:
             text = f"{count}: failed: {record.reason}"
         self._console.print(text, highlight=False, soft_wrap=True)
+        if self._live:
+            self._live.update(self._table())
 
     def message(self, text: str) -> None:
         """Print it as it is."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
+    def _table(self) -> Table:
+        """Return a line for each trial that runs, which for a single one says the rest too."""
+        alone = len(self._running) == 1
+        grid = Table.grid(padding=(0, 1))
+        for running in self._running.values():
+            text = f"{running.text}  {self._total()}" if alone else running.text
+            grid.add_row(ProgressBar(total=self._steps, completed=running.done, width=24), Text(text))
+        if not alone:
+            grid.add_row("", Text(f"{len(self._ended)} ended  {self._total()}"))
+        return grid
+
+    def _total(self) -> str:
+        return f"best {self._best()}  {self._left()} left"
+
     def _count(self, number: int) -> str:
+        number += 1
         return f"trial {number}" if self._budget.trials is None else f"trial {number} of {self._budget.trials}"
 
     def _left(self) -> str:

@@ -5,10 +5,11 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from tuner.sweep.ending import Ending
 from tuner.sweep.guard import Guard
+from tuner.sweep.lanes import ONE_LANE, Lanes
 
 _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -20,15 +21,19 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",  # a trial is the machine's main job: at Ray's 15 any other process would starve it
     "RAY_prestart_worker_first_driver": "0",  # the actor of Tune, which has settings of its own, could not use it
+}
+PROCESS_SETTINGS: Final = {
     "GOMP_SPINCOUNT": "1000",  # threads that wait sleep soon, so that a busy machine slows a trial down, not to a halt
 }
+"""What the process of the trials needs; it has them from here, or on another machine from its trials' config."""
 
 
 class RayProcesses:
     """Ray on this machine, from `begin` to the end of the block; where it runs already, it is its starter's to end."""
 
-    def __init__(self, ending: Ending) -> None:
+    def __init__(self, ending: Ending, lanes: Lanes = ONE_LANE) -> None:
         self._ending = ending
+        self._lanes = lanes
         self._started: Future[None] | None = None
         self._ends = ExitStack()
 
@@ -71,7 +76,7 @@ class RayProcesses:
         with self._ending.kept():
             ray.init(
                 address="local",
-                num_cpus=1,  # Ray would start an idle process for every further core
+                num_cpus=self._lanes.number * self._lanes.cpus,  # Ray would start an idle process for every further one
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -80,7 +85,7 @@ class RayProcesses:
 
 def apply_settings() -> None:
     """Make Ray's settings; those that it reads when it starts must stand before."""
-    for key, value in _SETTINGS.items():
+    for key, value in {**_SETTINGS, **PROCESS_SETTINGS}.items():
         os.environ.setdefault(key, value)
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean the same in the actor as here
     for noisy in ("ray", "ray.tune"):  # a trial's failure is told once, by us

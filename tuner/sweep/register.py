@@ -121,7 +121,7 @@ def _train(
     progress: Callable[[float], None],
 ) -> None:
     """Bring the run to its end, on known ground as far as that goes, and keep its state."""
-    device = training_device(threads=num_cores())
+    device = training_device(threads=sweep.threads or num_cores())
     store = None if sweep.store is None else StageStore(Path(sweep.store), checkpoint_budget=sweep.checkpoint_budget)
     for step in run_trial(config, made / "trial", device=device, store=store, label=label, at_end=keep):
         progress(step.steps / config.total_steps)

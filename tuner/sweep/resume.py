@@ -15,12 +15,14 @@ from tuner.errors import UserError
 from tuner.names import STAGES_DIR
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, planned_workload
+from tuner.search.storage import resolve_storage
 from tuner.sweep.asked import Asked, Budget, asked_space
 from tuner.sweep.data import absolute_data, prepare
-from tuner.sweep.devices import first_visible
 from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepDescription, SweepFolder, new_folder
-from tuner.sweep.lock import device_lock, sweep_lock
+from tuner.sweep.guard import scratch_prefix
+from tuner.sweep.lanes import lanes_of, wanted_gpus
+from tuner.sweep.lock import device_locks, sweep_lock
 from tuner.sweep.run import run_trials
 from tuner.sweep.source import Sharing
 from tuner.tracking.store import Tracker
@@ -54,10 +56,16 @@ def resume_sweep(
     description = folder.read()
     with ExitStack() as locks:
         locks.enter_context(sweep_lock(folder.path, wait=wait, tell=tell))
-        ledger = Ledger.open(folder.journal)
+        storage = None if asked.storage is None else resolve_storage(asked.storage)
+        ledger = Ledger.open(folder.journal, storage=storage)
         check_same(asked, ledger.plan, description)
         budget = _budget(asked, description, records=ledger.trials())
         uri = reopen_uri(description.tracking_uri, asked.tracking_uri)
+        store = None if description.store is None else Path(description.store)
+        devices = wanted_gpus(asked.concurrent) if asked.ray_address is None else []
+        lanes = locks.enter_context(
+            lanes_of(asked, devices, threads=description.threads, folder=folder.path, store=store, ending=ending)
+        )
         faces = prepare(planned_workload(ledger.plan), console)
         if description.faces not in (None, faces.digest):
             raise UserError(
@@ -65,7 +73,7 @@ def resume_sweep(
                 "changed; restore what was there, or begin a new sweep"
             )
         tracker = Tracker(uri)  # the store need not be there: what it lacks is sent once it is
-        locks.enter_context(device_lock(first_visible(), sweep=folder.path, wait=wait, tell=tell))
+        locks.enter_context(device_locks(devices, sweep=folder.path, wait=wait, tell=tell))
         for line in (*ledger.mended, *_mend(folder, ledger, description)):
             tell(line)
         changed = description.model_copy(
@@ -80,15 +88,17 @@ def resume_sweep(
             folder.write(changed, replace=True)
         tell(f"{budget.out_of(ledger.num_finished)} are done")
         sharing = Sharing(
-            None if description.store is None else Path(description.store),
+            store,
             description.checkpoint_budget,
             unfit=description.unfit is not None,
         )
-        run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console, ending=ending)
+        run_trials(ledger, folder=folder, tracker=tracker, sharing=sharing, console=console, ending=ending, lanes=lanes)
         if verify:
             from tuner.sweep.verify import verify_sharing
 
-            verify_sharing(ledger, folder=folder, num=verify, tracker=tracker, console=console, ending=ending)
+            verify_sharing(
+                ledger, folder=folder, num=verify, tracker=tracker, console=console, ending=ending, lanes=lanes
+            )
     return ledger
 
 
@@ -150,6 +160,8 @@ def _budget(asked: Asked, description: SweepDescription, *, records: Sequence[Tr
 def _mend(folder: SweepFolder, ledger: Ledger, description: SweepDescription) -> list[str]:
     """Put right what a killed sweep left beside its ledger; return a line for each thing that a person should know."""
     records, lines = ledger.trials(), []
+    for scratch in folder.path.glob(f"{scratch_prefix('*')}*"):  # what a cluster's machines were to see
+        shutil.rmtree(scratch, ignore_errors=True)
     for record in records:
         if record.state == "RUNNING":
             how = "goes on from its last recorded step" if description.unfit is None else "begins again"

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 
 from tuner.analysis.words import fixed, setting_line
-from tuner.errors import SweepStoppedError
+from tuner.errors import SweepStoppedError, UserError
 from tuner.search.ledger import Ledger
 from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepFolder
+from tuner.sweep.lanes import Lanes
 from tuner.sweep.progress import ConsoleProgress
 from tuner.sweep.ray_processes import RayProcesses
 from tuner.sweep.source import Sharing, SweepSource
@@ -34,19 +35,22 @@ def run_trials(
     sharing: Sharing,
     console: Console,
     ending: Ending,
+    lanes: Lanes | None = None,
     actor: type[Any] | None = None,
 ) -> None:
     """Run the trials that the sweep still lacks, end its MLflow run as the sweep ended, and say what came out.
 
-    `actor` is the Tune trainable that runs a trial; None takes `tuner.sweep.trainable.TrialActor`.
+    `lanes` None runs one trial after another on this machine. `actor` is the Tune trainable that runs a trial; None
+    takes `tuner.sweep.trainable.TrialActor`.
 
     Raises:
         SweepStoppedError: too many trials failed in a row.
     """
     budget = folder.read().budget
     objective = ledger.plan.space.objective
+    lanes = lanes or Lanes(threads=num_cores())
     # Where the sweep is interrupted, Ray goes last: it may take its time over that.
-    with RayProcesses(ending) as processes:
+    with RayProcesses(ending, lanes) as processes:
         trials_left = budget.spent(ledger.trials()) < 1
         if trials_left:
             processes.begin()
@@ -69,8 +73,9 @@ def run_trials(
                 folder=folder,
                 view=view,
                 progress=progress,
-                threads=num_cores(),
+                threads=lanes.threads,
                 sharing=sharing,
+                retries=lanes.retries,
             )
             closing = _Closing(source, view, ledger=ledger, folder=folder, progress=progress)
             with ending.closing(closing):
@@ -78,7 +83,7 @@ def run_trials(
                     from tuner.sweep.executor import execute
                     from tuner.sweep.trainable import TrialActor
 
-                    execute(source, actor or TrialActor, ending=ending, processes=processes)
+                    execute(source, actor or TrialActor, ending=ending, processes=processes, lanes=lanes)
                     processes.end()  # and gives the GPU back before MLflow takes what is left
                 closing.status = "FINISHED" if ledger.best() is not None and source.cause is None else "FAILED"
     for line in summary(ledger, folder):
@@ -109,7 +114,11 @@ class _Closing:
         with self._lock:
             if not self._done:
                 self._done = True
-                self._close()
+                try:
+                    self._close()
+                except UserError:  # a ledger that is away; that has ended the sweep, and is told
+                    command = f"fastface-tuner resume {self._folder.argument}"
+                    self._progress.message(f"when the ledger is back, go on with: {command}")
 
     def _close(self) -> None:
         broken_off = self.status == "KILLED"

@@ -61,6 +61,7 @@ class _Running:
 
     seconds_before: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    steps: int = 0
     executed: int = 0
     repeated: int = 0
     shared: int = 0
@@ -69,12 +70,21 @@ class _Running:
     deterministic: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """How often in a row a trial's process was lost, and the most steps that any of them had reached."""
+
+    times: int = 0
+    steps: int = -1
+
+
 class SweepSource:
     """A `TrialSource` over the ledger.
 
     A trial whose run would repeat an earlier one, step for step, takes that one's result and trains nothing. A trial
     that an earlier process left unfinished comes first, under its own run. When too many fail in a row there is no next
-    trial, and `cause` says why.
+    trial, and `cause` says why. Any number of trials may run at once; one that would repeat another that still runs is
+    trained as any other.
 
     Args:
         ledger: the sweep's record, open for writing.
@@ -84,6 +94,8 @@ class SweepSource:
         progress: hears how the sweep goes on.
         threads: CPU threads of a trial.
         sharing: where trials find steps that others have trained.
+        retries: so often in a row a trial whose process was lost is taken up again from its last recorded step, as it
+            is where a machine may go; on one machine it is the trial that did it, most likely, and it fails.
     """
 
     def __init__(
@@ -96,6 +108,7 @@ class SweepSource:
         progress: ProgressView,
         threads: int,
         sharing: Sharing,
+        retries: int = 0,
     ) -> None:
         self._ledger = ledger
         self._budget = budget
@@ -104,26 +117,29 @@ class SweepSource:
         self._progress = progress
         self._threads = threads
         self._sharing = sharing
+        self._retries = retries
         self._running: dict[int, _Running] = {}
+        self._losses: dict[int, _Loss] = {}
         self._ground: KnownGround | None = None
         self._failures = 0
         self.cause: str | None = None
 
     def next_trial(self) -> Job | None:
-        """Return the next trial that has to be trained, or None when the sweep has all its trials."""
+        """Return the next trial that has to be trained, or None when the sweep has all its trials, or they run."""
         while self.cause is None:
             records = self._ledger.trials()
             spent = self._budget.spent(records)
-            if spent >= 1:
+            ended = sum(record.state != "RUNNING" for record in records)
+            if spent >= 1 or (self._budget.trials is not None and ended + len(self._running) >= self._budget.trials):
                 return None
             if _only_repeats(records):
                 self._progress.message(f"the last {IDLE_TRIALS} trials trained nothing new: the space is used up")
                 return None
             wait_for_room(self._folder.path)
-            suggestion = self._ledger.ask(forecast=self._forecast(), spent=spent)
+            suggestion = self._ledger.ask(forecast=self._forecast(), spent=spent, busy=self._running)
             if suggestion is None:
                 return None
-            twin = self._ledger.twin(suggestion.number)
+            twin = None if suggestion.number in self._losses else self._ledger.twin(suggestion.number)
             self._begin(suggestion, twin)
             if twin is None:
                 return Job(suggestion.number, self._config(suggestion))
@@ -131,16 +147,21 @@ class SweepSource:
         return None
 
     def moved(self, number: int, result: Mapping[str, Any]) -> None:
-        """Hear how far the running trial is."""
+        """Hear how far a running trial is."""
         running = self._running[number]
+        running.steps = result["steps"]
         self._count(running, result)
         self._tell((*result["messages"], *self._view.news()))
-        self._progress.trial_moved(steps=result["steps"], shared=running.shared, loss=result["loss"], lr=result["lr"])
+        self._progress.trial_moved(
+            number, steps=result["steps"], shared=running.shared, loss=result["loss"], lr=result["lr"]
+        )
 
     def ended(self, number: int, result: Mapping[str, Any] | None) -> None:
         """File a trial's outcome; a trial that failed costs the sweep nothing but its own time."""
         if result is not None and NO_ROOM in result:
             raise NoRoomError(result[NO_ROOM])  # the trial stays as it is, to be resumed
+        if result is None and self._takes_up_again(number):
+            return
         running = self._running[number]
         if result is not None and "steps" in result:
             self._count(running, result)
@@ -167,6 +188,21 @@ class SweepSource:
         if self._failures == FAILURES_IN_A_ROW:
             self.cause = f"{FAILURES_IN_A_ROW} trials in a row failed, the last one because: {record.reason}"
 
+    def _takes_up_again(self, number: int) -> bool:
+        """Return whether a trial whose process was lost is to go on; then it is the next one, as after a kill."""
+        running, before = self._running[number], self._losses.get(number, _Loss())
+        times = before.times + 1 if running.steps <= before.steps else 1
+        if times > self._retries:
+            return False
+        self._losses[number] = _Loss(times, max(before.steps, running.steps))
+        del self._running[number]
+        how = "begins again" if self._sharing.unfit else "goes on from its last recorded step"
+        self._progress.message(
+            f"trial {number}: its process was lost at step {running.steps}; it {how} (loss {times} in a row, of "
+            f"{self._retries} at most)"
+        )
+        return True
+
     def _forecast(self) -> Callable[[RunConfig], Prospect] | None:
         """Return what looks runs up in the stage store, where the search is cost-aware."""
         if not self._ledger.plan.cost_aware or self._sharing.store is None:
@@ -179,8 +215,9 @@ class SweepSource:
         return self._ground.prospect
 
     def _begin(self, suggestion: Suggestion, twin: TrialRecord | None) -> None:
-        self._progress.trial_started(suggestion.params)
-        self._view.begun(suggestion.number, twin=None if twin is None else twin.number)
+        self._progress.trial_started(suggestion.number, suggestion.params)
+        if suggestion.number not in self._losses:  # its run is open, and its curve is followed
+            self._view.begun(suggestion.number, twin=None if twin is None else twin.number)
         self._running[suggestion.number] = running = _Running()
         if suggestion.resumed:
             curve = self._folder.trial(suggestion.number) / CURVE_FILE
@@ -217,7 +254,7 @@ class SweepSource:
 
     def abandon(self) -> None:
         """Show trials under way as stopped; the ledger keeps them as running."""
-        for number in self._running:
+        for number in {*self._running, *self._losses}:
             self._view.abandoned(number)
         self._running.clear()
 
@@ -225,6 +262,7 @@ class SweepSource:
         """Bring the views in line with the ledger's new record; return it."""
         shutil.rmtree(self._folder.trial(record.number) / STAGES_DIR, ignore_errors=True)
         del self._running[record.number]
+        self._losses.pop(record.number, None)
         self._view.filed(record, texts=texts)
         self._progress.trial_ended(record)
         self._tell(self._view.news())

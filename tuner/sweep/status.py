@@ -17,13 +17,32 @@ State = Literal["running", "interrupted", "unfinished", "finished"]
 _TAIL_BYTES: Final = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A trial that has begun and not ended, with the last `point` of its curve (None: not a step yet)."""
+
+    trial: TrialRecord
+    point: CurvePoint | None
+
+    def as_json(self, *, steps: int) -> dict[str, Any]:
+        """Return it as JSON-like data; `steps` are those of a whole trial."""
+        return {
+            "trial": self.trial.number,
+            "params": dict(self.trial.params),
+            "run_id": self.trial.run_id,
+            "steps_done": 0 if self.point is None else self.point.step + 1,
+            "steps": steps,
+            "last": None if self.point is None else asdict(self.point),
+        }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepStatus:
     """A sweep at one moment.
 
     `state` "unfinished" stands for "running" or "interrupted" where it is not known whether a process runs it. Of the
-    trials `asked` were begun, `complete` and `failed` have ended. `under_way` is the one that has not, with the last
-    `point` of its curve (None: not a step yet). Steps are sums over all trials.
+    trials `asked` were begun, `complete` and `failed` have ended, and the others are `under_way`. Steps are sums over
+    all trials.
     """
 
     name: str
@@ -35,8 +54,7 @@ class SweepStatus:
     failed: int
     metric: str
     best: TrialRecord | None
-    under_way: TrialRecord | None
-    point: CurvePoint | None
+    under_way: tuple[UnderWay, ...]
     steps: int
     steps_executed: int
     steps_repeated: int
@@ -48,8 +66,8 @@ class SweepStatus:
     """What goes on with the sweep; None while it runs and once it is finished."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the status as JSON-like data."""
-        best, trial, point = self.best, self.under_way, self.point
+        """Return the status as JSON-like data; of several trials that run, the first stands apart."""
+        best, running = self.best, [each.as_json(steps=self.steps) for each in self.under_way]
         return {
             "sweep": self.name,
             "folder": str(self.folder),
@@ -64,16 +82,8 @@ class SweepStatus:
             "best": None
             if best is None
             else {"trial": best.number, self.metric: best.value, "params": dict(best.params), "run_id": best.run_id},
-            "under_way": None
-            if trial is None
-            else {
-                "trial": trial.number,
-                "params": dict(trial.params),
-                "run_id": trial.run_id,
-                "steps_done": 0 if point is None else point.step + 1,
-                "steps": self.steps,
-                "last": None if point is None else asdict(point),
-            },
+            "under_way": next(iter(running), None),
+            "others_under_way": running[1:],
             "steps_executed": self.steps_executed,
             "steps_repeated": self.steps_repeated,
             "steps_shared": self.steps_shared,
@@ -93,8 +103,8 @@ def sweep_status(folder: SweepFolder, *, running: bool | None = None) -> SweepSt
     description = folder.read()
     ledger = Ledger.open(folder.journal, read_only=True)
     records = ledger.trials()
-    under_way = next((record for record in records if record.state == "RUNNING"), None)
-    finished = description.budget.spent(records) >= 1 or (under_way is None and ledger.exhausted())
+    under_way = [record for record in records if record.state == "RUNNING"]
+    finished = description.budget.spent(records) >= 1 or (not under_way and ledger.exhausted())
     return SweepStatus(
         name=description.name,
         folder=folder.path,
@@ -105,8 +115,9 @@ def sweep_status(folder: SweepFolder, *, running: bool | None = None) -> SweepSt
         failed=sum(record.state == "FAIL" for record in records),
         metric=ledger.plan.space.objective.metric,
         best=ledger.best(),
-        under_way=under_way,
-        point=None if under_way is None else _last_point(folder.trial(under_way.number) / CURVE_FILE),
+        under_way=tuple(
+            UnderWay(record, _last_point(folder.trial(record.number) / CURVE_FILE)) for record in under_way
+        ),
         steps=ledger.plan.steps,
         **_sums(records),
         last_failure=next((record.reason for record in reversed(records) if record.reason is not None), None),

@@ -1,9 +1,12 @@
 """The actor that Ray Tune keeps alive from trial to trial. Torch comes with its first trial, not into the driver."""
 
+import os
 import signal
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+
+from tuner.sweep.jobs import ENVIRONMENT, HOME
 
 if TYPE_CHECKING:
     from tuner.sweep.trial_process import TrialProcess
@@ -16,6 +19,9 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start with the first trial's config."""
+        os.environ.update(config.get(ENVIRONMENT, {}))
+        if HOME in config:
+            os.chdir(config[HOME])
         from tuner.sweep.trial_process import TrialProcess
 
         # A signal may go to all processes of a job or a machine; when to stop, this one hears from the sweep's.

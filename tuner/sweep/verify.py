@@ -16,6 +16,7 @@ from tuner.search.plan import Assignment, run_config
 from tuner.sweep.ending import Ending
 from tuner.sweep.folder import SweepFolder
 from tuner.sweep.jobs import FAILED, NO_ROOM, Job
+from tuner.sweep.lanes import Lanes
 from tuner.sweep.ray_processes import RayProcesses
 from tuner.sweep.run_bar import RunBar
 from tuner.tracking.environment import num_cores
@@ -32,6 +33,7 @@ def verify_sharing(
     tracker: Tracker | None,
     console: Console,
     ending: Ending,
+    lanes: Lanes | None = None,
     actor: type[Any] | None = None,
 ) -> Verification:
     """Retrain `num` finished trials of a sweep alone, compare them with their records, and say what was found.
@@ -46,18 +48,20 @@ def verify_sharing(
         tracker: the store of its MLflow runs; None for none.
         console: hears of the progress.
         ending: hears Ctrl-C and SIGTERM.
+        lanes: how the trials ran; here it is one after another.
         actor: the Tune trainable that runs a trial; None takes `tuner.sweep.trainable.TrialActor`.
     """
     from tuner.sweep.executor import execute
     from tuner.sweep.trainable import TrialActor
 
+    lanes = (lanes or Lanes(threads=num_cores())).alone()
     chosen = choose(ledger.trials(), num=num, seed=ledger.plan.seed)
     with RunBar(console, runs=len(chosen), steps=ledger.plan.steps) as progress:
-        source = _Retraining(ledger, chosen, folder=folder, progress=progress)
+        source = _Retraining(ledger, chosen, folder=folder, progress=progress, threads=lanes.threads)
         if chosen:
-            with RayProcesses(ending) as processes:
+            with RayProcesses(ending, lanes) as processes:
                 processes.begin()
-                execute(source, actor or TrialActor, ending=ending, processes=processes)
+                execute(source, actor or TrialActor, ending=ending, processes=processes, lanes=lanes)
     found = Verification(trials=tuple(source.checks), deterministic=source.deterministic)
     write_verification(folder.path, found)
     console.print(f"sharing verified: {found.conclusion}", highlight=False, soft_wrap=True)
@@ -87,7 +91,7 @@ class _Retraining:
     """A `TrialSource` of trials that have run, each to be trained from its first step to its last."""
 
     def __init__(
-        self, ledger: Ledger, records: Sequence[TrialRecord], *, folder: SweepFolder, progress: RunBar
+        self, ledger: Ledger, records: Sequence[TrialRecord], *, folder: SweepFolder, progress: RunBar, threads: int
     ) -> None:
         self.checks: list[TrialCheck] = []
         self.deterministic = True
@@ -96,6 +100,7 @@ class _Retraining:
         self._waiting = list(records)
         self._folder = folder
         self._progress = progress
+        self._threads = threads
 
     def next_trial(self) -> Job | None:
         if not self._waiting:
@@ -111,7 +116,7 @@ class _Retraining:
             {
                 "run": run.to_dict(),
                 "folder": str(alone),
-                "threads": num_cores(),
+                "threads": self._threads,
                 "label": "",
                 "store": None,
                 "checkpoint_budget": 0,
