@@ -1,5 +1,6 @@
 """The cost-aware search: what is forecast of a run, which candidate wins, and what the ledger makes of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,12 @@ def test_what_was_run_already_is_not_run_again() -> None:
     assert choose([known, prospect(1.0, -0.5)], PAST, spent=0.0) == 1
     # Known from another sweep, but not to this one: free, and worth to be told.
     assert choose([prospect(1.0, -0.5), prospect(0.0, -3.0)], PAST, spent=0.0) == 1
+
+
+def test_a_candidate_whose_next_step_another_trial_trains_waits_where_there_is_another() -> None:
+    claimed = replace(prospect(1.0, -3.0), claimed=True)
+    assert choose([claimed, prospect(1.0, -0.5)], PAST, spent=0.0) == 1
+    assert choose([claimed], PAST, spent=0.0) == 0
 
 
 def test_without_enough_values_candidates_are_taken_as_they_come() -> None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from tracking_server import TrackingServer
 
 from tuner.config.own_code import sources_digest
+from tuner.curves import read_curve
 from tuner.names import CURVE_FILE, STORAGE_VARIABLE, TRACKING_URI_VARIABLE
 from tuner.search.ledger import Ledger
 from tuner.sweep.asked import Asked
@@ -143,6 +144,15 @@ def same_trials(name: str, other: str) -> None:
         assert curves[0].read_bytes() == curves[1].read_bytes()
 
 
+def nothing_trained_twice(name: str) -> None:
+    """Check that the trials of a sweep trained each step that they have in common once."""
+    curves = [read_curve(SweepFolder(Path("sweeps") / name).trial(number) / CURVE_FILE) for number in range(TRIALS)]
+    lrs = [tuple(report.lr for report in curve) for curve in curves]
+    distinct = {each[:stop] for each in lrs for stop in range(1, STEPS + 1)}
+    assert len(distinct) < TRIALS * STEPS  # they do have some in common
+    assert sum(each.steps_executed - each.steps_repeated for each in ledger(name).trials()) == len(distinct)
+
+
 def mlflow_has_all(name: str) -> None:
     """Check that all runs have ended, and that those of trials have their whole curves."""
     description = SweepFolder(Path("sweeps") / name).read()
@@ -209,6 +219,7 @@ def test_a_node_that_is_lost_costs_no_finished_trial_and_the_trials_are_those_of
     assert not [path for path in Path("sweeps/wide").iterdir() if "fastface-tuner" in path.name]
     sequential("one", monkeypatch)
     same_trials("one", "wide")
+    nothing_trained_twice("wide")
     mlflow_has_all("wide")
     if database is not None:
         left = [path for path in workplace.rglob("*") if path.is_file()]

@@ -8,6 +8,7 @@
    LR by time (`lr_profile`), which is known exactly for finished trials and forecast by replay for candidates. Many
    settings do the same, and what they do explains the value far better than the settings themselves.
 3. What this sweep has run already, step for step, is never run again: it cannot improve on anything.
+4. A candidate whose next unknown step another trial is just training would only wait for it; others go first.
 
 Cooling: "Cost-aware Bayesian Optimization" (CArBO), arXiv 2003.10870; costs that depend on what has been run: EEIPU,
 arXiv 2411.03731.
@@ -37,10 +38,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What is known of a run before it is run: the `share` of its steps left to train, 0 to 1, and its `lr_profile`."""
+    """What is known of a run before it is run: the `share` of its steps left to train, 0 to 1, and its `lr_profile`.
+
+    `claimed`: the first of those steps is being trained by a living trial.
+    """
 
     share: float
     profile: tuple[float, ...]
+    claimed: bool = False
 
 
 Forecast = Callable[[Params], Prospect]
@@ -65,6 +70,7 @@ def choose(prospects: Sequence[Prospect], past: Sequence[tuple[Prospect, float]]
     """
     tried = {prospect.profile for prospect, _ in past}
     new = [index for index, each in enumerate(prospects) if each.share > 0 or each.profile not in tried]
+    new = [index for index in new if not prospects[index].claimed] or new
     if not new or len(past) < FEWEST_TRIALS:
         return new[0] if new else 0
     improvement = expected_improvement(

@@ -36,4 +36,4 @@ class KnownGround:
         plan = plan_of(config)
         found = forecast(self._trees.get(plan.base_lr, self._latest), plan)
         profile = lr_profile([plan.base_lr * factor for factor in found.factors], reference=self._reference)
-        return Prospect(1.0 - found.known / plan.total_steps, profile)
+        return Prospect(1.0 - found.known / plan.total_steps, profile, claimed=found.claimed)
