@@ -123,10 +123,10 @@ class Meeting(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.number, self.folder = new_config["number"], Path(new_config["folder"])
         self.stop_file = Path(new_config[STOP_FILE])
-        (self.folder / str(self.number)).touch()
         return True
 
     def step(self) -> dict[str, Any]:
+        (self.folder / str(self.number)).touch()  # not before: Tune may still give the trial to another process
         while not (self.folder / str(self.number ^ 1)).exists():
             time.sleep(0.01)
         while (self.folder / "wait").exists() and self.number == 1:

@@ -126,7 +126,7 @@ def test_a_trial_that_is_lost_again_and_again_fails_unless_it_gets_further(
     sweep = FakeSweep(tmp_path / "sweep", mlflow_store(tmp_path), retries=2)
     report = {
         "loss": 1.0, "lr": 0.1, "metrics": [], "steps_executed": 0, "steps_repeated": 0, "steps_shared": 0,
-        "shelf": None, "shared_with": [], "messages": [],
+        "shelf": None, "shared_with": [], "messages": [], "deterministic": True,
     }  # fmt: skip
     for steps in (10, 10, 20, 20, 20, 15):
         job = sweep.source.next_trial()

@@ -66,10 +66,10 @@ app.command(short_help="Go on with a sweep where it was, however it ended.")(swe
 app.command(short_help="Train one configuration to its end.")(train.train)
 app.command(short_help="Score a trained backbone.")(evaluate.evaluate)
 app.command(short_help="Show where a sweep stands, whether it runs or not.")(status.status)
-app.command(short_help="Show the trials of sweeps, best first, or sweeps side by side.")(compare.compare)
-app.command(short_help="Train the best settings again with new seeds, and judge them.")(confirm.confirm)
+app.command(short_help="Show trials, best first, or sweeps side by side.")(compare.compare)
+app.command(short_help="Train the best settings again with new seeds.")(confirm.confirm)
 app.command(short_help="Write what a sweep found as one HTML page.")(report.report)
-app.command(short_help="Print the setting to train with, as the configuration of a run.")(best.best)
+app.command(short_help="Print the best setting, to train with.")(best.best)
 app.command(short_help="Open MLflow's UI on a sweep.")(ui.ui)
 app.command(short_help="Send to MLflow what it lacks of a sweep or a run.")(sync.sync)
 app.command(short_help="List the shipped search spaces, or print one.")(spaces.spaces)
@@ -78,7 +78,7 @@ app.command(short_help="Look at data before training on it.")(doctor.doctor)
 app.command("check-workload", short_help="Say whether a workload may share training steps.")(
     check_workload.check_workload
 )
-app.command(short_help="Show what a scheduler would have done on a recorded loss curve.")(replay.replay)
+app.command(short_help="Show what a scheduler makes of a recorded loss.")(replay.replay)
 app.command(short_help="Write a scheduler's setting for a run of another length.")(scale.scale)
 app.add_typer(stages.app, name="stages", short_help="Show or clean up the training steps that trials share.")
 
