@@ -3,7 +3,8 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def _nothing_outside(tmp_path: Path, session_cache: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(CACHE_VARIABLE, str(session_cache))
     monkeypatch.setenv(TRACKING_URI_VARIABLE, f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture(autouse=True)
+def _sigterm_ends_what_a_test_forks() -> Iterator[None]:
+    """Undo what an actor does that a test runs in this process: children of later tests would ignore SIGTERM too."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
