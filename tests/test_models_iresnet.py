@@ -1,11 +1,13 @@
 """The backbone: shapes, the public state-dict layout, and what it refuses."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
 from tuner.models.backbones import build_backbone
-from tuner.models.iresnet import IResNet, IResNetShape
+from tuner.models.iresnet import IResNet, IResNetShape, IResNetUnit
 from tuner.models.precision import prelu
 
 
@@ -13,6 +15,36 @@ from tuner.models.precision import prelu
 def test_maps_images_to_embeddings(image_size: int) -> None:
     backbone = build_backbone("iresnet_small", image_size=image_size, embedding_size=64)
     assert backbone(torch.randn(2, 3, image_size, image_size)).shape == (2, 64)
+
+
+@pytest.mark.parametrize("image_size", [32, 48, 64, 112])
+def test_the_shortcut_of_few_channels_has_the_right_gradient(image_size: int) -> None:
+    """As a strided convolution its gradient would be written past its memory on some processors (oneDNN 3.12)."""
+    torch.manual_seed(0)
+    single = IResNetUnit(8, channels=8, stride=2)
+    double = deepcopy(single).double()
+    images = torch.randn(32, 8, image_size, image_size)
+    weights = torch.randn(32, 8, image_size // 2, image_size // 2)
+    single.to(memory_format=torch.channels_last)
+    for _ in range(30):
+        single.zero_grad()
+        (single(images.contiguous(memory_format=torch.channels_last)) * weights).sum().backward()
+    (double(images.double()) * weights).sum().backward()
+    ours, right = (dict(unit.named_parameters())["downsample.0.weight"].grad for unit in (single, double))
+    assert ours is not None
+    assert right is not None
+    torch.testing.assert_close(ours.double(), right, rtol=0, atol=1e-3 * float(right.abs().max()))
+
+
+def test_the_shortcut_is_a_strided_convolution() -> None:
+    torch.manual_seed(0)
+    unit = IResNetUnit(4, channels=6, stride=2).double().eval()
+    assert unit.downsample is not None
+    x = torch.randn(2, 4, 7, 8, dtype=torch.float64)
+    convolution, norm = unit.downsample
+    branch = unit.bn3(unit.conv2(prelu(unit.bn2(unit.conv1(unit.bn1(x))), unit.prelu.weight)))
+    expected = branch + norm(nn.functional.conv2d(x, convolution.weight, stride=2))
+    torch.testing.assert_close(unit(x), expected)
 
 
 def batch_norm(name: str) -> list[str]:

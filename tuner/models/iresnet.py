@@ -44,7 +44,7 @@ class IResNetUnit(nn.Module):
     """One residual unit: `x + BN(conv(PReLU(BN(conv(BN(x))))))`, the second convolution with the stride.
 
     Shapes: [B, in_channels, H, W] -> [B, channels, H / stride, W / stride]. Where the shape changes, the shortcut is a
-    1x1 convolution with BN.
+    1x1 convolution with BN, of every `stride`-th pixel.
     """
 
     def __init__(self, in_channels: int, *, channels: int, stride: int) -> None:
@@ -56,14 +56,17 @@ class IResNetUnit(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
         self.downsample: nn.Sequential | None = None
+        self._stride = stride
         if stride != 1 or in_channels != channels:
-            shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+            # The stride is taken in `forward`: of a strided 1x1 convolution of few channels, oneDNN writes the weights'
+            # gradient past its memory, and the process may die (uxlfoundation/oneDNN#6035; seen with torch 2.14).
+            shortcut = nn.Conv2d(in_channels, channels, 1, bias=False)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the unit's output for `x`."""
         branch: Tensor = self.bn3(self.conv2(prelu(self.bn2(self.conv1(self.bn1(x))), self.prelu.weight)))
-        shortcut: Tensor = x if self.downsample is None else self.downsample(x)
+        shortcut: Tensor = x if self.downsample is None else self.downsample(x[..., :: self._stride, :: self._stride])
         return branch + shortcut
 
 
