@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from claims import Done
 
@@ -21,7 +21,8 @@ from tuner.tracking.store import connect
 class View:
     """One MLflow run for a benchmark, and one below it for each run that a unit asked for.
 
-    What was sent is noted in `mlflow.json` at `close`; a benchmark that was killed sends the rest when it goes on.
+    Used as a context, whose end waits until all is sent and notes it in `mlflow.json`; a benchmark that was broken off
+    or killed sends the rest when it goes on.
 
     Args:
         out: the benchmark's folder.
@@ -79,9 +80,17 @@ class View:
                 ),
             )
 
-    def close(self) -> None:
-        """Wait until all is sent; RuntimeError where it cannot be."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Send what is left; RuntimeError where it cannot be, which after another error is left to the next time.
+
+        The thread has ended then: beside the next view's, each would make runs that the other deletes as doubles.
+        """
         unsent = self._mirror.close(stall=60.0, meanwhile=self._mirror.news)
+        if kind is not None:
+            return
         if unsent:
             raise RuntimeError(f"MLflow lacks {unsent.runs} runs ({unsent.problem}); run the benchmark again")
         self._known["sent"] += self._sending

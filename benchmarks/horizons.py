@@ -77,13 +77,12 @@ def run(options: Namespace) -> None:
     print(prepare_data(planned_workload(plan)))
     bench = Bench(options.out, jobs=options.jobs, steps=sum(unit.steps for unit in (*long, *short)))
     given = {name: value for name, value in vars(options).items() if name not in ("out", "plan")}
-    view = View(options.out, name="horizons", question=(__doc__ or "").splitlines()[0], params=given)
-    at_full = bench.do(long, heard=view.add)
-    firsts = {seed: at_full[unit.name]["first_loss"] for seed, unit in enumerate(long, 1)}
-    at_less = bench.do(
-        [short_unit(plan, chosen, seed, firsts=firsts) for seed in range(1, 1 + options.seeds)], heard=view.add
-    )
-    view.close()
+    with View(options.out, name="horizons", question=(__doc__ or "").splitlines()[0], params=given) as view:
+        at_full = bench.do(long, heard=view.add)
+        firsts = {seed: at_full[unit.name]["first_loss"] for seed, unit in enumerate(long, 1)}
+        at_less = bench.do(
+            [short_unit(plan, chosen, seed, firsts=firsts) for seed in range(1, 1 + options.seeds)], heard=view.add
+        )
     values = {name: [at_full[unit.name][name] for unit in long] for name in ("T", *map(truncated_name, PARTS[:-1]))}
     for part in PARTS[:-1]:
         for name in (scaled_name(part), unscaled_name(part)):

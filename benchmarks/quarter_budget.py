@@ -90,14 +90,13 @@ def run(options: Namespace) -> None:
     )
     bench = Bench(options.out, jobs=options.jobs, steps=sum(unit.steps for unit in (*flat, *expected)))
     given = {name: value for name, value in vars(options).items() if name not in ("out", "plan")}
-    view = View(options.out, name="quarter budget", question=(__doc__ or "").splitlines()[0], params=given)
-    found = bench.do(flat, heard=view.add)
-    evaluations = {
-        data: evaluation_units(options, data, {unit.name: Found(**found[unit.name]) for unit in units})
-        for data, units in searches.items()
-    }
-    values = bench.do([unit for units in evaluations.values() for unit in units], heard=view.add)
-    view.close()
+    with View(options.out, name="quarter budget", question=(__doc__ or "").splitlines()[0], params=given) as view:
+        found = bench.do(flat, heard=view.add)
+        evaluations = {
+            data: evaluation_units(options, data, {unit.name: Found(**found[unit.name]) for unit in units})
+            for data, units in searches.items()
+        }
+        values = bench.do([unit for units in evaluations.values() for unit in units], heard=view.add)
     report(
         options,
         bench,

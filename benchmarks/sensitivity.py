@@ -99,12 +99,11 @@ def run(options: Namespace) -> None:
     print(prepare_data(planned_workload(plan)))
     bench = Bench(options.out, jobs=options.jobs, steps=sum(unit.steps for unit in (*first, *expected)))
     given = {name: value for name, value in vars(options).items() if name not in ("out", "plan")}
-    view = View(options.out, name="sensitivity", question=(__doc__ or "").splitlines()[0], params=given)
-    found = bench.do(first, heard=view.add)
-    best = better(plan, Found(**found["search"]), found["random"])
-    units = variation_units(options, plan, around, best=best)
-    varied = bench.do(units, heard=view.add)
-    view.close()
+    with View(options.out, name="sensitivity", question=(__doc__ or "").splitlines()[0], params=given) as view:
+        found = bench.do(first, heard=view.add)
+        best = better(plan, Found(**found["search"]), found["random"])
+        units = variation_units(options, plan, around, best=best)
+        varied = bench.do(units, heard=view.add)
     report(options, bench, view, plan, best, found["random"], [varied[unit.name] for unit in units])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,6 +178,8 @@ def goes_on_where_it_was(
     command = ["--out", str(out), "--small", *arguments]
     with pytest.raises(KeyboardInterrupt):
         main(command)
+    # or it would go on beside the next one, and each would delete what it takes for doubles
+    assert "curve-mirror" not in [thread.name for thread in threading.enumerate()]
     main(command)
     assert sorted(trained.begun.values())[-2:] == [1, 2]  # but for the one broken off, no run was begun twice
     assert len(trained.begun) == len(list((out / "runs").iterdir()))
