@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from laboratory import Account, Laboratory, Run
 
 from tuner.config.run import RunConfig
@@ -20,6 +19,7 @@ from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, Plan, run_config
 from tuner.stages.forecast import forecast
 from tuner.stages.trial import TrialProgress, plan_of
+from tuner.training.process import training_device
 
 CHECKPOINTS = 4 * 2**30
 """Bytes of checkpoints that a benchmark keeps."""
@@ -188,8 +188,8 @@ class Log:
 
 
 def one_thread() -> None:
-    """Let this process train on one thread; at another number the last bits of a loss are others."""
-    torch.set_num_threads(1)
+    """Make this process ready to train on one thread; at another number the last bits of a loss are others."""
+    training_device(threads=1)
 
 
 def once(config: RunConfig, times: int = 1) -> RunConfig:

@@ -14,7 +14,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from laboratory import Account, Laboratory
 from machine import banner
 from scipy.stats import spearmanr
@@ -22,6 +21,7 @@ from scipy.stats import spearmanr
 from tuner.config.space_file import load_space
 from tuner.search.plan import Assignment, assignment, make_plan, run_config
 from tuner.search.samplers import Past, Suggester
+from tuner.training.process import training_device
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000, help="of the settings; training is seeded with 0")
     parser.add_argument("--out", type=Path, help="where finished runs are kept, to go on later")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    training_device(threads=1)
     print(banner("torch", "fastface-tuner"))
     with tempfile.TemporaryDirectory() as scratch:
         measure(options, Path(scratch))

@@ -20,6 +20,7 @@ from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, run_config
 from tuner.stages.trial import run_trial
 from tuner.sweep.folder import find_sweep
+from tuner.training.process import training_device
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("sweep", help="a sweep's folder or name")
     parser.add_argument("--seeds", type=int, default=3, help="new seeds of each setting")
     options = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    training_device(threads=len(os.sched_getaffinity(0)))
     ledger = Ledger.open(find_sweep(options.sweep).journal, read_only=True)
     plan = ledger.plan
     metric, maximize = plan.space.objective.metric, plan.space.objective.maximize

@@ -34,7 +34,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
-import torch
 from laboratory import CPU, Account, Laboratory
 from machine import banner
 from scipy.stats import theilslopes
@@ -47,6 +46,7 @@ from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
 from tuner.stages.forecast import forecast
 from tuner.stages.trial import plan_of, run_trial
+from tuner.training.process import training_device
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", choices=["all", "plain", "cost-aware"], default="all", help="which searches")
     parser.add_argument("--out", type=Path, help="where runs are kept, to go on later, and the picture goes")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    training_device(threads=1)
     print(banner("torch", "optuna", "scikit-learn", "fastface-tuner"))
     with tempfile.TemporaryDirectory() as scratch:
         measure(options, Path(scratch))

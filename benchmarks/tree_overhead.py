@@ -43,6 +43,7 @@ from tuner.sweep import known_ground
 from tuner.training.face import FaceWorkload
 from tuner.training.loop import PendingLoss
 from tuner.training.opened import OpenFaces
+from tuner.training.process import training_device
 
 CPU = torch.device("cpu")
 TRAINING, SEARCH, BACKGROUND = "training", "search", "writes in the background"
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, help="of the sweep [default: the space's]")
     parser.add_argument("--steps", type=int, help="training steps of a run [default: 600, or the space's]")
     options = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    training_device(threads=len(os.sched_getaffinity(0)))
     print(banner("torch", "fastface-tuner"))
     if options.sweep is None:
         compare(options.steps or 600, rounds=options.rounds)
