@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from tuner.search.space import Params
 
 CANDIDATES: Final = 64
-FEWEST_TRIALS: Final = 5
+FEWEST_TRIALS: Final = 3
 """Values that a model of them needs; before, candidates are taken as they come."""
 SEGMENTS: Final = 12
 LOWEST_LR: Final = 2.0**-10
