@@ -40,7 +40,7 @@ CONFIG = RunConfig()
 def test_ray_that_does_not_start_is_told_in_one_line() -> None:
     processes = RayProcesses(Ending())
     processes._started = Future()
-    processes._started.set_exception(Exception("the node timed out\nduring startup"))
+    processes._started.set_exception(Exception("the node timed out\nduring startup."))
     with pytest.raises(UserError, match="must start on this machine, but did not: the node timed out during startup; "):
         processes.wait()
 

@@ -111,8 +111,9 @@ def test_postgresql_keeps_what_a_journal_keeps_and_its_password_stays_with_who_g
     assert PASSWORD not in str(caught.value)
 
 
-def test_a_grpc_storage_that_is_not_there_has_a_cause() -> None:
+def test_a_grpc_storage_that_is_not_there_has_a_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("grpc")
+    monkeypatch.setattr("tuner.search.storage.READY_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"grpc://127\.0\.0\.1:1 must answer, but does not: \w+; "):
         check_free("grpc://127.0.0.1:1", study="first")
 

@@ -67,7 +67,7 @@ class RayProcesses:
             try:
                 self._started.result()
             except Exception as error:
-                text = " ".join(str(error).split())[:300]
+                text = " ".join(str(error).split())[:300].rstrip(".")
                 raise UserError(
                     f"Ray's processes must start on this machine, but did not: {text}; resume when it is less busy"
                 ) from error
