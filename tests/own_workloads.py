@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-Fault = Literal["", "seed", "momentum", "iterator", "dropout", "evaluation", "loss", "metrics", "raises", "weights"]
+Fault = Literal[
+    "", "seed", "momentum", "iterator", "dropout", "evaluation", "loss", "metrics", "raises", "weights", "array",
+    "keys", "nan",
+]  # fmt: skip
 
 
 class Toy:
@@ -39,6 +43,8 @@ class Toy:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
+        if self.fault == "nan":
+            loss = loss * float("nan")
         return loss if self.fault == "loss" else loss.detach()
 
     def evaluate(self) -> dict[str, float]:
@@ -51,10 +57,11 @@ class Toy:
         return {"accuracy": accuracy} if self.fault == "metrics" else {"accuracy": accuracy, "error": 1 - accuracy}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        best = {"best": np.float64(0.5)} if self.fault == "array" else {}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.fault != "weights":
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(state["models" if self.fault == "keys" else "model"])
         if self.fault != "momentum":
             self.optimizer.load_state_dict(state["optimizer"])

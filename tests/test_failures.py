@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tuner.sweep.ending import Ending
 from tuner.sweep.failures import failure
 from tuner.sweep.folder import SweepDescription, SweepFolder
 from tuner.sweep.jobs import FAILED, STOP_FILE, STOPPED
+from tuner.sweep.ray_processes import RayProcesses
 from tuner.sweep.resume import resume_sweep
 from tuner.sweep.run import run_trials
 from tuner.sweep.source import FAILURES_IN_A_ROW, Sharing
@@ -33,6 +35,14 @@ from tuner.tracking.store import connect
 from tuner.training.explosion import Explosion
 
 CONFIG = RunConfig()
+
+
+def test_ray_that_does_not_start_is_told_in_one_line() -> None:
+    processes = RayProcesses(Ending())
+    processes._started = Future()
+    processes._started.set_exception(Exception("the node timed out\nduring startup."))
+    with pytest.raises(UserError, match="must start on this machine, but did not: the node timed out during startup; "):
+        processes.wait()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Search-space files: the shipped ones load, and each mistake gets one line with the file, the path and the way out."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ FIRST = (
 )
 PLAIN = HEAD + "schedulers: [{name: fastface}]\n"
 SHIPPED = ["baselines", "classification", "fastface", "fastface_cooldown", "haar", "smoke"]
+
+
+def test_the_spaces_on_the_page_of_other_tasks_load() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "other_tasks.md").read_text("utf-8")
+    pictures, masked = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert space_from_text(pictures, file="x.yaml").workload.source == "flowers"
+    assert space_from_text(masked, file="x.yaml").objective.maximize
 
 
 def message(tmp_path: Path, text: str) -> str:

@@ -12,7 +12,7 @@ from tuner.errors import UserError
 from tuner.names import STORAGE_FILE, STORAGE_VARIABLE
 from tuner.search.ledger import Ledger
 from tuner.search.plan import make_plan
-from tuner.search.storage import resolve_storage, without_password
+from tuner.search.storage import check_free, resolve_storage, without_password
 
 SPACE = """
 question: q
@@ -109,6 +109,13 @@ def test_postgresql_keeps_what_a_journal_keeps_and_its_password_stays_with_who_g
     with pytest.raises(UserError, match="must answer, but does not") as caught:
         ledger.ask()
     assert PASSWORD not in str(caught.value)
+
+
+def test_a_grpc_storage_that_is_not_there_has_a_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("grpc")
+    monkeypatch.setattr("tuner.search.storage.READY_SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"grpc://127\.0\.0\.1:1 must answer, but does not: \w+; "):
+        check_free("grpc://127.0.0.1:1", study="first")
 
 
 def test_a_grpc_storage_keeps_what_a_journal_keeps(folder: Path) -> None:

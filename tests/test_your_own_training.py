@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -114,9 +115,12 @@ def test_the_page_leads_to_a_sweep_that_shares_and_gives_the_same_bits(
         ("weights", "state"),
         ("iterator", "batch"),
         ("dropout", "batch"),
+        ("array", "state"),
+        ("keys", "state"),
         ("evaluation", "evaluation"),
         ("loss", "loss"),
         ("metrics", "metrics"),
+        ("nan", None),  # the same NaN twice is no difference: the trial says what is wrong with it
     ],
 )
 def test_each_fault_is_found_and_told(fault: str, check: str | None) -> None:
@@ -154,6 +158,7 @@ def test_the_command_says_which_checks_pass(fault: str, failed: str | None, unkn
         ("training_step", None, "`training_step` must return the loss, one number, but returned None"),
         ("training_step", torch.ones(2), "one number, but returned a tensor of shape (2,)"),
         ("evaluate", 0.9, "`evaluate` must return metrics by name, but returned 0.9"),
+        ("evaluate", {"error": "low"}, "one number for each metric, but `error` is 'low'"),
     ],
 )
 def test_what_is_no_loss_or_no_metrics_is_told(
@@ -161,6 +166,21 @@ def test_what_is_no_loss_or_no_metrics_is_told(
 ) -> None:
     monkeypatch.setattr(Toy, method, lambda *_: returned)
     with pytest.raises(UserError, match=re.escape(says)):
+        check_workload(Toy, device="cpu")
+
+
+def test_metrics_may_be_any_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Toy, "metrics", MappingProxyType(Toy.metrics))
+    assert looked_up(OwnConfig(name=TOY)).metrics == {
+        "error": "minimize",
+        "accuracy": "maximize",
+        "final_loss": "minimize",
+    }
+
+
+def test_a_missing_method_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Toy, "evaluate")
+    with pytest.raises(UserError, match=r"but Toy lacks evaluate; write it, see tuner.workload"):
         check_workload(Toy, device="cpu")
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tuner.config.own import OwnConfig
-from tuner.config.own_code import looked_up
+from tuner.config.own_code import looked_up, where_from
 from tuner.errors import UserError
 from tuner.stages.checkpoint import snapshot
 from tuner.training.determinism import set_deterministic
@@ -40,6 +40,7 @@ CHECKS: Final[Mapping[Check, str]] = {
 _BEFORE: Final = 2
 """Steps before the state is saved; as many and one more follow, for momentum shows only in the second."""
 _STEPS: Final = 2 * _BEFORE + 1
+_METHODS: Final = ("training_step", "evaluate", "state_dict", "load_state_dict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +110,15 @@ class _Checks:
         found: list[Failed] = []
         one = self._build()
         losses = [self._step(one, step) for step in range(_BEFORE)]
-        saved = _through_file(one.state_dict())
+        saved = _saved(one)
         losses += [self._step(one, step) for step in range(_BEFORE, _STEPS)]
         other = self._build()
         raw = other.training_step(0, self._lr)
         if isinstance(raw, Tensor) and raw.requires_grad:
             found.append(Failed("loss", "`training_step` must return the loss detached; return loss.detach()"))
         again = [_number(raw), *(self._step(other, step) for step in range(1, _STEPS))]
-        if again != losses:
-            step = next(step for step in range(_STEPS) if again[step] != losses[step])
+        step = _parting(again, losses)
+        if step is not None:
             found.append(
                 Failed(
                     "seed",
@@ -127,15 +128,22 @@ class _Checks:
                 )
             )
             return found  # nothing else can be told apart from this
+        if isinstance(saved, Failed):
+            return [*found, saved, *self._evaluated(losses, with_state=False)]
         return [*found, *self._continued(saved, losses), *self._evaluated(losses)]
 
     def _continued(self, saved: dict[str, Any], losses: list[float]) -> list[Failed]:
         fresh = self._build()
-        fresh.load_state_dict(saved)
+        try:
+            fresh.load_state_dict(saved)
+        except Exception as error:  # noqa: BLE001 - foreign code
+            rule = "`load_state_dict` must take what `state_dict` returned, as a file brings it back"
+            mend = "lists stand where tuples were, and tensors are in host memory"
+            return [Failed("state", f"{rule}, but raised {where_from(error)}; {mend}")]
         rest = [self._step(fresh, step) for step in range(_BEFORE, _STEPS)]
-        if rest == losses[_BEFORE:]:
+        index = _parting(rest, losses[_BEFORE:])
+        if index is None:
             return []
-        index = next(i for i, loss in enumerate(rest) if loss != losses[_BEFORE + i])
         step = _BEFORE + index
         difference = f"step {step} after a restored state had the loss {rest[index]!r}, and {losses[step]!r} without"
         if not self._same_batch():
@@ -162,22 +170,23 @@ class _Checks:
         first, second = self._build(), self._build()
         for step in range(_BEFORE):
             first.training_step(step, 0.0)
-        return _number(first.training_step(_BEFORE, 0.0)) == _number(second.training_step(_BEFORE, 0.0))
+        one, other = (_number(each.training_step(_BEFORE, 0.0)) for each in (first, second))
+        return _parting([one], [other]) is None
 
-    def _evaluated(self, losses: list[float]) -> list[Failed]:
+    def _evaluated(self, losses: list[float], *, with_state: bool = True) -> list[Failed]:
         workload = self._build()
         for step in range(_BEFORE):
             self._step(workload, step)
-        before = snapshot(workload.state_dict())
+        before = snapshot(workload.state_dict()) if with_state else None
         metrics, repeated = _metrics(workload.evaluate()), _metrics(workload.evaluate())
-        changed = not _equal(before, snapshot(workload.state_dict()))
+        changed = with_state and not _equal(before, snapshot(workload.state_dict()))
         found = []
         if missing := [name for name in self._metrics if name not in metrics]:
             rule = f"`evaluate` must return all declared metrics, but lacks {', '.join(missing)}"
             found.append(Failed("metrics", f"{rule}; return them, or declare what it returns"))
         rest = [self._step(workload, step) for step in range(_BEFORE, _STEPS)]
         why = "state_dict() is another after it" if changed else ""
-        why = why or ("training goes on differently after it" if rest != losses[_BEFORE:] else "")
+        why = why or ("training goes on differently after it" if _parting(rest, losses[_BEFORE:]) is not None else "")
         why = why or ("its metrics differ the second time" if repr(metrics) != repr(repeated) else "")
         if why:
             rule = "`evaluate` must leave the state alone"
@@ -191,7 +200,13 @@ class _Checks:
         torch.manual_seed(self._built)
         random.seed(self._built)
         np.random.seed(self._built)  # noqa: NPY002 - the one that foreign code may use
-        return self._make()
+        workload = self._make()
+        if missing := [name for name in _METHODS if not callable(getattr(workload, name, None))]:
+            raise UserError(
+                f"a workload must have the methods {', '.join(_METHODS)}, but {type(workload).__name__} lacks "
+                f"{', '.join(missing)}; write it, see tuner.workload"
+            )
+        return workload
 
     def _step(self, workload: Workload, step: int) -> float:
         return _number(workload.training_step(step, self._lr))
@@ -206,12 +221,26 @@ def _number(loss: Tensor | float) -> float:
     raise UserError(f"`training_step` must return the loss, one number, but returned {found}; return loss.detach()")
 
 
+def _parting(one: list[float], other: list[float]) -> int | None:
+    """Return where two rows of losses differ first, None where they do not; NaN is the same as NaN."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if repr(a) != repr(b)), None)
+
+
 def _metrics(found: Mapping[str, float]) -> dict[str, float]:
-    if isinstance(found, Mapping):
-        return {name: float(value) for name, value in found.items()}
-    raise UserError(
-        f"`evaluate` must return metrics by name, but returned {found!r}; return a dict such as {{'accuracy': 0.93}}"
-    )
+    if not isinstance(found, Mapping):
+        raise UserError(
+            f"`evaluate` must return metrics by name, but returned {found!r}; return a dict such as "
+            "{'accuracy': 0.93}"
+        )
+    metrics = {}
+    for name, value in found.items():
+        try:
+            metrics[name] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(
+                f"`evaluate` must return one number for each metric, but `{name}` is {value!r}; return a float"
+            ) from None
+    return metrics
 
 
 def _plain(settings: Any) -> dict[str, Any]:
@@ -220,10 +249,15 @@ def _plain(settings: Any) -> dict[str, Any]:
     return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings.model_dump()
 
 
-def _through_file(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state as a checkpoint would bring it back."""
+def _saved(workload: Workload) -> dict[str, Any] | Failed:
+    """Return the state of a workload as a checkpoint would bring it back."""
+    state = workload.state_dict()
+    try:
+        copied = snapshot(state)
+    except TypeError as error:
+        return Failed("state", f"{error}; keep an array as a tensor, and of an object what it needs to go on")
     file = io.BytesIO()
-    torch.save(snapshot(state), file)
+    torch.save(copied, file)
     file.seek(0)
     read: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return read

@@ -4,7 +4,7 @@ import ast
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
@@ -41,13 +41,13 @@ def looked_up(config: OwnConfig) -> OwnConfig:
             "beside it, and give its name"
         )
     metrics, base_lr = getattr(found, "metrics", None), getattr(found, "base_lr", None)
-    if not isinstance(metrics, dict) or not metrics:
+    if not isinstance(metrics, Mapping) or not metrics:
         raise _error(config, "`metrics` must name what `evaluate` returns, such as {'accuracy': 'maximize'}", metrics)
     for name in metrics:
         if name in _TAKEN:
             raise _error(config, f"a metric must not be called {' or '.join(_TAKEN)}; rename it", name)
     try:
-        declared = Declared(metrics=metrics, base_lr=base_lr)  # type: ignore[arg-type]
+        declared = Declared(metrics=dict(metrics), base_lr=base_lr)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         rule = "maximize or minimize" if first["loc"][0] == "metrics" else "a number above 0"
@@ -83,7 +83,7 @@ def find_class(name: str) -> WorkloadClass:
         )
         raise UserError(f"workload {name}: {module_name} has no {attribute}; {did_you_mean(attribute, known)}")
     if not callable(found):
-        raise UserError(f"workload {name}: a class is needed, but {attribute} is {found!r}")
+        raise UserError(f"workload {name}: a class is needed, but {attribute} is {found!r}; name one")
     return found
 
 

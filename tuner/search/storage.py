@@ -209,6 +209,7 @@ def _failures_named(url: str) -> Iterator[None]:
         text = " ".join(str(details() if callable(details) else getattr(cause, "orig", None) or cause).split())
         for secret in filter(None, (url, *_secrets(url))):
             text = text.replace(secret, "***")
+        text = text or type(cause).__name__  # a time-out of gRPC says nothing
         shown = without_password(url)
         raise UserError(
             f"the storage {shown} must answer, but does not: {text[:300]}; check the address, and whether it needs a "

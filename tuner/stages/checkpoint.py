@@ -55,7 +55,7 @@ def snapshot(tree: Any, *, at: str = "state_dict()") -> Any:
         return {key: snapshot(value, at=f"{at}[{key!r}]") for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [snapshot(value, at=f"{at}[{index}]") for index, value in enumerate(tree)]
-    if isinstance(tree, _SCALARS):
+    if type(tree) in _SCALARS:  # and no kind of its own, such as NumPy's of float
         return tree
     raise TypeError(
         f"a workload's state must consist of dicts, lists, tensors and scalars, but {at} is a {type(tree).__name__}"

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
 
+from tuner.errors import UserError
 from tuner.sweep.ending import Ending
 from tuner.sweep.guard import Guard
 from tuner.sweep.lanes import ONE_LANE, Lanes
@@ -57,9 +58,19 @@ class RayProcesses:
             self._started = thread.submit(self._start)
 
     def wait(self) -> None:
-        """Wait until Ray runs."""
+        """Wait until Ray runs.
+
+        Raises:
+            UserError: it does not start, as on a machine that is too busy.
+        """
         if self._started is not None:
-            self._started.result()
+            try:
+                self._started.result()
+            except Exception as error:
+                text = " ".join(str(error).split())[:300].rstrip(".")
+                raise UserError(
+                    f"Ray's processes must start on this machine, but did not: {text}; resume when it is less busy"
+                ) from error
             self._ending.listen()  # Ray's compiled code has taken the signals
             self._ending.check()
 
