@@ -26,7 +26,7 @@ from tuner.stages.runner import SharedRun
 from tuner.stages.shelf import Shelf
 from tuner.stages.store import StageStore
 from tuner.stages.tree import Plan
-from tuner.stages.upkeep import summaries
+from tuner.stages.upkeep import prune, summaries
 
 EVALUATE_AT = (20, 60)
 TRIALS = (decaying(9), decaying(3), decaying(3, factor=3.0), plan("multi_step", {"milestones": "31"}))
@@ -109,7 +109,10 @@ def test_damage_is_told_with_the_name_of_the_file(
         assert not any(path.exists() and path.read_bytes() == content for path in told)
 
 
-@pytest.mark.parametrize("kind", ["fingerprint.json", "savings.jsonl", "stage.json", "steps.bin", "20.json", "*.pt"])
+@pytest.mark.parametrize(
+    "kind",
+    ["fingerprint.json", "register.jsonl", "savings.jsonl", "stage.json", "steps.bin", "20.json", "*.pt"],
+)
 @pytest.mark.parametrize("damage", ["nested", "folder"])
 def test_what_can_neither_be_read_nor_parsed_is_damage_too(
     filled: Path, tmp_path: Path, kind: str, damage: str
@@ -117,12 +120,21 @@ def test_what_can_neither_be_read_nor_parsed_is_damage_too(
     copy(filled, str(tmp_path))
     for path in sorted(tmp_path.rglob(kind)):
         if damage == "nested":
-            path.write_bytes(b"[" * 200_000)
+            path.write_bytes(b"[" * 200_000 + b"\n")
         else:
             path.unlink()
             path.mkdir()
     run_all(tmp_path)
     assert len(summaries(StageStore(tmp_path))) == 1
+    prune(StageStore(tmp_path), checkpoint_bytes=0)
+    run_all(tmp_path)
+
+
+def test_a_number_of_the_register_that_is_no_number_is_damage(filled: Path, tmp_path: Path) -> None:
+    copy(filled, str(tmp_path))
+    for path in tmp_path.rglob("register.jsonl"):
+        path.write_text(path.read_text().replace("60", "1e999"))
+    run_all(tmp_path)
 
 
 def test_rows_after_a_damaged_one_are_dropped_and_what_branched_off_them(

@@ -172,7 +172,7 @@ def _parsed(line: bytes) -> Entry | None:
     try:
         content: dict[str, Any] = json.loads(line)
         entry = Entry(**{**content, "lr": float(content["lr"]), "evaluates": tuple(map(int, content["evaluates"]))})
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     whole = isinstance(entry.first, int) and isinstance(entry.stage, str) and _STAGE_ID.fullmatch(entry.stage)
     return entry if whole else None

@@ -21,6 +21,7 @@ from tuner.stages.files import (
     is_locked,
     parse_checkpoint_name,
     read_header,
+    remove_file,
 )
 from tuner.stages.shelf import STAGES_FOLDER, Shelf
 from tuner.stages.tree import Tree
@@ -194,9 +195,9 @@ def pinned(holdings: Holdings, inventory: Inventory) -> set[tuple[StageKey, int]
 
 
 def remove(checkpoints: Iterable[Kept]) -> None:
-    """Remove checkpoints from the disk; another process may have been faster."""
+    """Remove checkpoints from the disk; another process may have been faster, and what cannot be removed stays."""
     for each in checkpoints:
-        each.path.unlink(missing_ok=True)
+        remove_file(each.path)
 
 
 def _origins(headers: Mapping[StageKey, Header]) -> dict[StageKey, Origin]:
