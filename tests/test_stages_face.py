@@ -14,7 +14,7 @@ from tuner.names import CURVE_FILE, EVALUATIONS_FILE
 from tuner.stages.shelf import StepCounts
 from tuner.stages.store import StageStore
 from tuner.stages.trial import TrialProgress, plan_of, run_trial
-from tuner.training.fingerprint import fingerprint
+from tuner.training.fingerprint import fingerprint, software
 
 CPU = torch.device("cpu")
 STEPS = 12
@@ -95,3 +95,13 @@ def test_the_fingerprint_tells_apart_what_changes_numbers_and_nothing_else() -> 
     ]
     assert {mark(**changes) for changes in same} == {mark()}
     assert len({mark(), mark(seed=1), mark(train="c"), *(mark(**changes) for changes in other)}) == 6
+
+
+@pytest.mark.parametrize(("name", "value"), [("ONEDNN_MAX_CPU_ISA", "AVX2"), ("MKL_CBWR", "COMPATIBLE")])
+def test_the_environment_that_chooses_other_kernels_counts(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    before = software(CPU)
+    monkeypatch.setenv(name, value)
+    assert software(CPU) == {**before, "environment": {name: value}}

@@ -1,5 +1,6 @@
 """What decides the losses and metrics of a face run besides its LRs, known without building anything."""
 
+import os
 import platform
 from collections.abc import Mapping
 from functools import cache
@@ -14,6 +15,17 @@ from tuner.models.weights import weights_digest
 
 CODE: Final = 2
 """Of the face workload; to be raised when a change of it changes losses or metrics for the same settings."""
+_CHOOSE_KERNELS: Final = {
+    "cpu": (
+        "DNNL_DEFAULT_FPMATH_MODE",
+        "DNNL_MAX_CPU_ISA",
+        "MKL_CBWR",
+        "ONEDNN_DEFAULT_FPMATH_MODE",
+        "ONEDNN_MAX_CPU_ISA",
+    ),
+    "cuda": ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+}
+"""Variables of the environment with which people choose other kernels, by kind of device; most often none is set."""
 
 
 def fingerprint(
@@ -60,7 +72,9 @@ def fingerprint(
 
 def software(device: torch.device) -> dict[str, Any]:
     """Return what decides the last bits of each result: versions, and what chooses the kernels of a device."""
-    return {"torch": torch.__version__, "numpy": np.__version__, **_kernels(device)}
+    chosen = {name: os.environ[name] for name in _CHOOSE_KERNELS.get(device.type, ()) if name in os.environ}
+    environment = {"environment": chosen} if chosen else {}
+    return {"torch": torch.__version__, "numpy": np.__version__, **_kernels(device), **environment}
 
 
 def _kernels(device: torch.device) -> dict[str, Any]:
