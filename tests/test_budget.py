@@ -64,6 +64,12 @@ def test_what_is_reached_first_ends_a_sweep_and_a_running_trial_does_not_count(
     assert Budget(trials=None, minutes=minutes).spent(records) == shares["minutes"]
 
 
+def test_a_budget_is_said_in_full() -> None:
+    assert Budget(trials=9).out_of(2) == "2 of 9 trials"
+    assert Budget(trials=None, steps=1_234_567).out_of(2) == "2 trials (budget 1234567 training steps)"
+    assert Budget(trials=9, minutes=0.5).out_of(2) == "2 trials (budget 9 trials or 0.5 minutes)"
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> Path:
     monkeypatch.chdir(tmp_path)

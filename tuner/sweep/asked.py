@@ -166,8 +166,8 @@ class Budget:
         """Return how many trials are done beside what the sweep may do, e.g. "3 of 12 trials"."""
         if self.trials is not None and self.steps is None and self.minutes is None:
             return f"{done} of {self.trials} trials"
-        return f"{done} trials, budget {self},"
+        return f"{done} trials (budget {self})"
 
     def __str__(self) -> str:
         limits = ((self.trials, "trials"), (self.steps, "training steps"), (self.minutes, "minutes"))
-        return " or ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
+        return " or ".join(f"{limit:.12g} {unit}" for limit, unit in limits if limit is not None)
