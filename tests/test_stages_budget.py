@@ -147,6 +147,24 @@ def test_what_a_running_trial_would_resume_from_is_never_given_up(tmp_path: Path
     events.close()
 
 
+def test_trials_of_several_processes_keep_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuner.stages.store.RECOUNT_SECONDS", 0.0)
+    size, most = _size_of_one(tmp_path / "measure"), 0
+    trials = [plan("multi_step", {"milestones": str(first)}) for first in (1, 2, 3)]
+    folder = tmp_path / "store"
+    budget = 12 * size
+    shelves = [StageStore(folder, checkpoint_budget=budget).shelf(FINGERPRINT) for _ in trials]
+    living = [
+        SharedRun(trial, build=Toy, shelf=shelf, checkpoint_every=4).events()
+        for trial, shelf in zip(trials, shelves, strict=True)
+    ]
+    while living:
+        living = [events for events in living if next(events, None) is not None]
+        most = max(most, checkpoint_bytes(folder))
+    # Each may put one there at the moment at which another one counts.
+    assert most <= budget + 2 * size
+
+
 def _size_of_one(folder: Path) -> int:
     shared(plan("constant"), StageStore(folder).shelf(FINGERPRINT), checkpoint_every=60)
     return checkpoint_bytes(folder)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from tuner.stages.tree import Tree
 
 DEFAULT_BUDGET: Final = 20 * 2**30
 """Bytes of checkpoints that a store keeps unless it is told otherwise."""
+RECOUNT_SECONDS: Final = 10.0
+"""How long a count of the store's checkpoints holds; others may put some there too."""
 
 _KEY: Final = re.compile("[0-9a-f]{32}")
 _log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class StageStore:
         self._headers: dict[StageKey, Header] = {}
         self._ended: set[StageKey] = set()
         self._num_bytes: int | None = None
+        self._next_count = 0.0
         self._warned = False
         self._told_full = False
         self._lock = Lock()
@@ -144,7 +148,9 @@ class StageStore:
             return self._keep_budget(num_bytes, budget=self._budget)
 
     def _keep_budget(self, num_bytes: int, *, budget: int) -> bool:
-        if self._num_bytes is None or self._num_bytes + num_bytes > budget:
+        outdated = time.monotonic() >= self._next_count
+        if self._num_bytes is None or outdated or self._num_bytes + num_bytes > budget:
+            self._next_count = time.monotonic() + RECOUNT_SECONDS
             inventory = self.inventory()
             holdings = Holdings(inventory.kept, inventory.origins)
             excess = holdings.num_bytes + num_bytes - budget
