@@ -27,12 +27,14 @@ from optuna.trial import TrialState
 from tuner.config.space_check import MAX_GRID_POINTS
 from tuner.config.space_model import SamplerName, SpaceFile
 from tuner.names import Setting
-from tuner.search.cost_aware import CANDIDATES, Forecast, Prospect, choose
+from tuner.search.cost_aware import CANDIDATES, FEWEST_TRIALS, Forecast, Prospect, choose
 from tuner.search.quiet import quiet
 from tuner.search.space import Params, points, suggest
 
 REDRAWS: Final = 20
 """How often at most a refused suggestion is drawn again."""
+RANDOM_TRIALS: Final = 10
+"""After how many trials TPE draws from its model of them, where it is alone; Optuna's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ class Suggester:
             for past in history[self._seen :]:
                 self._observe(past)
             if self._open is None:
-                sampler = _fresh(self._sampler, seed=trial_seed(self._seed, number), space=self._space)
+                seed, thrifty = trial_seed(self._seed, number), forecast is not None
+                sampler = _fresh(self._sampler, seed=seed, space=self._space, thrifty=thrifty)
                 if forecast is not None:
                     self._study.enqueue_trial(self._thrifty(sampler, history, forecast=forecast, spent=spent))
                 trial = self._begin(sampler)
@@ -215,10 +218,12 @@ def _shuffled(space: SpaceFile, *, seed: int) -> list[dict[str, Setting]] | None
     return [known[index] for index in np.random.default_rng(seed).permutation(len(known))]
 
 
-def _fresh(name: SamplerName, *, seed: int, space: SpaceFile) -> BaseSampler:
+def _fresh(name: SamplerName, *, seed: int, space: SpaceFile, thrifty: bool = False) -> BaseSampler:
+    """Return a new sampler; a `thrifty` one draws candidates for a cost-aware search, beside random ones."""
     if name == "tpe":
         # `group` models each scheduler's own parameters together; without several schedulers it changes nothing.
-        return TPESampler(seed=seed, multivariate=True, group=len(space.schedulers) > 1)
+        group, start = len(space.schedulers) > 1, FEWEST_TRIALS if thrifty else RANDOM_TRIALS
+        return TPESampler(seed=seed, multivariate=True, group=group, n_startup_trials=start)
     if name == "cmaes":
         return CmaEsSampler(seed=seed, warn_independent_sampling=False)
     if name == "gp":
