@@ -94,6 +94,14 @@ def test_a_choice_is_judged_by_other_seeds_than_its_own() -> None:
     assert judged(late, late).regrets == pytest.approx((0.2, 0.3))
 
 
+def test_of_five_that_are_carried_on_the_best_counts() -> None:
+    from horizons_statistics import judged
+
+    late = [[0.5, 0.6, 0.7, 0.8, 0.9, 1.0]] * 2
+    assert judged([[6.0, 5.0, 4.0, 3.0, 2.0, 1.0]] * 2, late).carried == pytest.approx(0.1)
+    assert judged([[1.0, 2.0, 3.0, 4.0, 6.0, 5.0]] * 2, late).carried == 0.0
+
+
 def test_halving_drops_what_is_worse_early() -> None:
     from horizons_statistics import halving_regret
 
