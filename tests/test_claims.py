@@ -102,6 +102,15 @@ def test_of_five_that_are_carried_on_the_best_counts() -> None:
     assert judged([[1.0, 2.0, 3.0, 4.0, 6.0, 5.0]] * 2, late).carried == 0.0
 
 
+def test_a_blind_choice_costs_the_mean_and_less_the_more_are_drawn() -> None:
+    from horizons_statistics import blind_regret
+
+    values = np.array([0.1, 0.4, 0.3])
+    assert blind_regret(values, number=1) == pytest.approx(0.4 - np.mean(values))
+    assert blind_regret(values, number=2) == pytest.approx(0.1 / 3)  # only 0.1 and 0.3 miss the best
+    assert blind_regret(values, number=3) == pytest.approx(0.0)
+
+
 def test_halving_drops_what_is_worse_early() -> None:
     from horizons_statistics import halving_regret
 
