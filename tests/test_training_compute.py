@@ -65,7 +65,9 @@ def test_every_mode_learns_and_is_resumable_bit_for_bit(mode: str) -> None:
 @pytest.mark.parametrize(("mode", "tolerance"), [("bf16", 0.06), ("compiled", 1e-3), ("compiled bf16", 0.06)])
 def test_the_losses_are_nearly_those_of_float32(mode: str, tolerance: float) -> None:
     plain = losses_of(fresh(config=config_of({})), range(4))
-    assert losses_of(fresh(config=config_of(MODES[mode])), range(4)) == pytest.approx(plain, rel=tolerance)
+    # The loss falls to a 25th, and what the steps before rounded adds up: the last one is judged by the first.
+    near = pytest.approx(plain, rel=tolerance, abs=tolerance / 10 * plain[0])
+    assert losses_of(fresh(config=config_of(MODES[mode])), range(4)) == near
 
 
 def test_the_losses_of_fp16_are_nearly_those_of_float32_where_no_gradient_overflows() -> None:
