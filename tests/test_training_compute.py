@@ -62,12 +62,11 @@ def test_every_mode_learns_and_is_resumable_bit_for_bit(mode: str) -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
-@pytest.mark.parametrize(("mode", "tolerance"), [("bf16", 0.06), ("compiled", 1e-3), ("compiled bf16", 0.06)])
+# Of bf16 the fourth loss, a 25th of the first, is 7.2 % off; it was 5.2 % with the shortcut as a strided convolution.
+@pytest.mark.parametrize(("mode", "tolerance"), [("bf16", 0.08), ("compiled", 1e-3), ("compiled bf16", 0.06)])
 def test_the_losses_are_nearly_those_of_float32(mode: str, tolerance: float) -> None:
     plain = losses_of(fresh(config=config_of({})), range(4))
-    # The loss falls to a 25th, and what the steps before rounded adds up: the last one is judged by the first.
-    near = pytest.approx(plain, rel=tolerance, abs=tolerance / 10 * plain[0])
-    assert losses_of(fresh(config=config_of(MODES[mode])), range(4)) == near
+    assert losses_of(fresh(config=config_of(MODES[mode])), range(4)) == pytest.approx(plain, rel=tolerance)
 
 
 def test_the_losses_of_fp16_are_nearly_those_of_float32_where_no_gradient_overflows() -> None:
