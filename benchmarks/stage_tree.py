@@ -19,6 +19,7 @@ takes the latter and its executed steps, and nothing where it repeats an earlier
 latter and all of its steps. Ray and MLflow are left out of all of them.
 
     python benchmarks/stage_tree.py --seeds 5 --out lab       # an hour and more; goes on where it was
+    python benchmarks/stage_tree.py --first-seed 10 --seeds 5 --out lab   # seeds that nothing was tuned on
     python benchmarks/stage_tree.py --seeds 5 --out lab --checked 0       # draws again what is there, in minutes
     python benchmarks/stage_tree.py --space smoke --trials 12 --seeds 2 --checked 2      # a minute
 """
@@ -122,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="steps of a run [default: the space's]")
     parser.add_argument("--trials", type=int, default=100, help="trials of the plain search")
     parser.add_argument("--seeds", type=int, default=5, help="number of search seeds")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them; the others follow it")
     parser.add_argument("--checked", type=int, default=10, help="trials to train again without sharing")
     parser.add_argument("--part", choices=["all", "plain", "cost-aware"], default="all", help="which searches")
     parser.add_argument("--out", type=Path, help="where runs are kept, to go on later, and the picture goes")
@@ -142,7 +144,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
     print(f"space {options.space}, decision grid {plan.decision_grid}, {options.trials} trials of {plan.steps} steps")
     plain: dict[int, Search] = {}
     thrifty: dict[int, Search] = {}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         seeded = replace(plan, seed=seed)
         if options.part != "cost-aware":
             plain[seed] = search(seeded, laboratory, scratch / f"plain{seed}", trials=options.trials)
@@ -264,13 +266,14 @@ def draw(plain: Mapping[int, Search], thrifty: Mapping[int, Search], *, whole: i
     figure, (left, right, last) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     for seed, each in plain.items():
         number = range(1, len(each.values) + 1)
+        once = "" if seed == min(plain) else "_"  # which keeps a line out of the legend
         left.plot(number, [a / e for a, e in zip(each.asked, each.executed, strict=True)], color="C0", lw=1)
-        right.step(each.asked, each.best(), where="post", color="0.6", lw=1, label="not shared" if seed == 0 else None)
-        right.step(each.executed, each.best(), where="post", color="C0", lw=1, label="shared" if seed == 0 else None)
+        right.step(each.asked, each.best(), where="post", color="0.6", lw=1, label=f"{once}not shared")
+        right.step(each.executed, each.best(), where="post", color="C0", lw=1, label=f"{once}shared")
         for shared, color in ((False, "0.6"), (True, "C0")):
             last.step(minutes(each.wall(pace, shared=shared)), each.best(), where="post", color=color, lw=1)
     for seed, each in thrifty.items():
-        label = "shared, cost-aware" if seed == 0 else None
+        label = "shared, cost-aware" if seed == min(thrifty) else "_"
         right.step(each.executed, each.best(), where="post", color="C1", lw=1.5, label=label)
         last.step(minutes(each.wall(pace, shared=True)), each.best(), where="post", color="C1", lw=1.5)
     left.set(xlabel="trials", ylabel="steps asked for / steps executed", title="plain sampler", ylim=(1, None))
