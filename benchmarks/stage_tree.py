@@ -19,7 +19,7 @@ takes the latter and its executed steps, and nothing where it repeats an earlier
 latter and all of its steps. Ray and MLflow are left out of all of them.
 
     python benchmarks/stage_tree.py --seeds 5 --out lab       # an hour and more; goes on where it was
-    python benchmarks/stage_tree.py --first-seed 10 --seeds 5 --out lab   # seeds that nothing was tuned on
+    python benchmarks/stage_tree.py --first-seed 10 --seeds 5 --compile --out lab     # other seeds, sooner
     python benchmarks/stage_tree.py --seeds 5 --out lab --checked 0       # draws again what is there, in minutes
     python benchmarks/stage_tree.py --space smoke --trials 12 --seeds 2 --checked 2      # a minute
 """
@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -124,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=100, help="trials of the plain search")
     parser.add_argument("--seeds", type=int, default=5, help="number of search seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them; the others follow it")
+    parser.add_argument("--compile", action="store_true", help="train with `compute.compile`, which is faster")
     parser.add_argument("--checked", type=int, default=10, help="trials to train again without sharing")
     parser.add_argument("--part", choices=["all", "plain", "cost-aware"], default="all", help="which searches")
     parser.add_argument("--out", type=Path, help="where runs are kept, to go on later, and the picture goes")
@@ -138,19 +140,22 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
     """Run the searches of all seeds."""
     out = options.out or scratch / "out"
     laboratory = Laboratory(out)
-    space = load_space(options.space)
-    plan = make_plan(space, steps=options.steps)
+    plan = make_plan(load_space(options.space), steps=options.steps)
+    searched = partial(search, laboratory=laboratory, compiled=options.compile)
     whole = options.trials * plan.steps
-    print(f"space {options.space}, decision grid {plan.decision_grid}, {options.trials} trials of {plan.steps} steps")
+    print(
+        f"space {options.space}, decision grid {plan.decision_grid}, {options.trials} trials of {plan.steps} steps"
+        f"{', compiled' if options.compile else ''}"
+    )
     plain: dict[int, Search] = {}
     thrifty: dict[int, Search] = {}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         seeded = replace(plan, seed=seed)
         if options.part != "cost-aware":
-            plain[seed] = search(seeded, laboratory, scratch / f"plain{seed}", trials=options.trials)
+            plain[seed] = searched(seeded, scratch / f"plain{seed}", trials=options.trials)
             report(f"seed {seed} plain     ", plain[seed])
         if options.part != "plain":
-            thrifty[seed] = search(seeded, laboratory, scratch / f"thrifty{seed}", budget=whole // 5)
+            thrifty[seed] = searched(seeded, scratch / f"thrifty{seed}", budget=whole // 5)
             report(f"seed {seed} cost-aware", thrifty[seed])
     if not (plain and thrifty):
         return
@@ -175,7 +180,13 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
 
 
 def search(
-    plan: Plan, laboratory: Laboratory, folder: Path, *, trials: int | None = None, budget: int | None = None
+    plan: Plan,
+    folder: Path,
+    *,
+    laboratory: Laboratory,
+    compiled: bool,
+    trials: int | None = None,
+    budget: int | None = None,
 ) -> Search:
     """Search for `trials` trials, or, cost-aware, for `budget` executed steps."""
     folder.mkdir()
@@ -197,7 +208,7 @@ def search(
         asking += time.perf_counter() - started
         if suggestion is None:
             break
-        config = trained_alike(suggestion.config)
+        config = trained_alike(suggestion.config, compiled=compiled)
         run = laboratory.run(config)
         executed += account.book(config, run, label=str(number)).executed
         value = run.metrics[plan.space.objective.metric]
@@ -212,12 +223,12 @@ def search(
     return found
 
 
-def trained_alike(config: RunConfig) -> RunConfig:
+def trained_alike(config: RunConfig, *, compiled: bool) -> RunConfig:
     """Return the run with the training seed of all searches, and one evaluation, at its end: all that a value needs."""
     evaluation = config.workload.evaluation.model_copy(update={"times": 1})
-    return config.model_copy(
-        update={"seed": 0, "workload": config.workload.model_copy(update={"evaluation": evaluation})}
-    )
+    compute = config.workload.compute.model_copy(update={"compile": compiled})
+    workload = config.workload.model_copy(update={"evaluation": evaluation, "compute": compute})
+    return config.model_copy(update={"seed": 0, "workload": workload})
 
 
 def check(laboratory: Laboratory, out: Path, *, number: int) -> None:
