@@ -251,6 +251,29 @@ def test_everything_is_made_again_from_ledger_and_files(
     assert command("sync", str(tmp_path / "sweep")) == (0, "nothing to send\n", "")
 
 
+def test_an_artifact_that_was_cut_off_is_sent_again(
+    tmp_path: Path, mlflow_store: Callable[[Path], str], undisturbed: Shown,
+    command: Command, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As by a server that is killed while it writes one: the name is there, the text is not whole."""
+    sweep = FakeSweep(tmp_path / "sweep", mlflow_store(tmp_path))
+    client = sweep.tracker.client
+    log_text = client.log_text
+
+    def log_part(run_id: str, text: str, artifact_file: str) -> None:
+        log_text(run_id, text[:3], artifact_file)
+        raise MlflowException("down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "log_text", log_part)
+        sweep.run()
+        assert "sync" in sweep.view.close("FINISHED", timeout=1)[-1]
+    first = trial_runs(client, sweep.parent)[0].info.run_id
+    assert [held.file_size for held in client.list_artifacts(first)] == [3]
+    assert command("sync", str(tmp_path / "sweep"))[0] == 0
+    assert shown(client, sweep.parent) == undisturbed
+
+
 def test_a_sweep_that_runs_is_left_alone(tmp_path: Path, mlflow_store: Callable[[Path], str], command: Command) -> None:
     sweep = FakeSweep(tmp_path / "sweep", mlflow_store(tmp_path))
     with sweep_lock(tmp_path / "sweep"):

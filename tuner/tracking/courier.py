@@ -103,7 +103,7 @@ class Courier:
                 return False
         parcel.receipt.steps = parcel.box.sent_steps
         for file_name, text in list(parcel.texts.items()):
-            client.log_text(run_id, text if isinstance(text, str) else text(), file_name)
+            client.log_text(run_id, _read(text), file_name)
             self.answers += 1
             parcel.receipt.others = True
             del parcel.texts[file_name]
@@ -135,7 +135,10 @@ class Courier:
         )
         if not parcel.receipt.created and parcel.texts:
             for held in client.list_artifacts(parcel.run_id):
-                parcel.texts.pop(held.path, None)
+                text = parcel.texts.get(held.path)
+                # A server that dies while it writes a file leaves a part of it, under its name.
+                if text is not None and held.file_size in (None, len(_read(text).encode())):
+                    del parcel.texts[held.path]
         parcel.found = run
 
     def _find(self, parcel: Parcel) -> Run | None:
@@ -190,3 +193,7 @@ def _next_batch(parcel: Parcel, run_id: str) -> Batch | None:
     except DamagedFileError as error:
         parcel.receipt.damage = str(error)
         return _next_batch(parcel, run_id)  # what is left besides that file
+
+
+def _read(text: str | Callable[[], str]) -> str:
+    return text if isinstance(text, str) else text()
