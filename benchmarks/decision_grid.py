@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from laboratory import Account, Laboratory
+from laboratory import Account, Laboratory, valued
 from machine import banner
 from scipy.stats import spearmanr
 
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--settings", type=int, default=40, help="random settings of the space")
     parser.add_argument("--grids", type=int, nargs="+", default=[100, 50, 30], help="values of G")
     parser.add_argument("--seed", type=int, default=1000, help="of the settings; training is seeded with 0")
+    parser.add_argument("--compile", action="store_true", help="train with `compute.compile`, which is faster")
     parser.add_argument("--out", type=Path, help="where finished runs are kept, to go on later")
     options = parser.parse_args()
     training_device(threads=1)
@@ -59,7 +60,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
         executed, found = 0, []
         for number, params in enumerate(drawn):
             chosen: Assignment = assignment(replace(plan, decision_grid=grid), params)
-            config = once(run_config(plan, chosen))
+            config = valued(run_config(plan, chosen), compiled=options.compile)
             run = laboratory.run(config)
             executed += account.book(config, run, label=str(number)).executed
             found.append(run.metrics[metric])
@@ -75,12 +76,6 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
         )
     if options.out:
         (options.out / "decision_grid.json").write_text(json.dumps(values))
-
-
-def once(config):  # type: ignore[no-untyped-def]
-    """Return the run with a single evaluation, at its end: the only one that a value needs."""
-    evaluation = config.workload.evaluation.model_copy(update={"times": 1})
-    return config.model_copy(update={"workload": config.workload.model_copy(update={"evaluation": evaluation})})
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
-from laboratory import CPU, Account, Laboratory
+from laboratory import CPU, Account, Laboratory, valued
 from machine import banner
 from scipy.stats import theilslopes
 
@@ -208,7 +208,7 @@ def search(
         asking += time.perf_counter() - started
         if suggestion is None:
             break
-        config = trained_alike(suggestion.config, compiled=compiled)
+        config = valued(suggestion.config, compiled=compiled)
         run = laboratory.run(config)
         executed += account.book(config, run, label=str(number)).executed
         value = run.metrics[plan.space.objective.metric]
@@ -221,14 +221,6 @@ def search(
         found.trained.append(len(known))
         found.asking.append(asking)
     return found
-
-
-def trained_alike(config: RunConfig, *, compiled: bool) -> RunConfig:
-    """Return the run with the training seed of all searches, and one evaluation, at its end: all that a value needs."""
-    evaluation = config.workload.evaluation.model_copy(update={"times": 1})
-    compute = config.workload.compute.model_copy(update={"compile": compiled})
-    workload = config.workload.model_copy(update={"evaluation": evaluation, "compute": compute})
-    return config.model_copy(update={"seed": 0, "workload": workload})
 
 
 def check(laboratory: Laboratory, out: Path, *, number: int) -> None:

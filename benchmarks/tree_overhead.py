@@ -179,16 +179,14 @@ def account(folder: Path, *, space: str, trials: int | None, steps: int | None) 
 def tell(seconds: Counter[str], counted: Counter[str]) -> None:
     """Print the account."""
     print(", ".join(f"{name}: {number:,}" for name, number in counted.items()))
-    training, again = seconds.pop(TRAINING), 0.0
-    if counted["steps trained"]:
-        again = training * counted["of them trained again"] / counted["steps trained"]
-    search = seconds.pop(SEARCH)
-    tree = sum(seconds.values())
+    training, search = seconds.pop(TRAINING), seconds.pop(SEARCH)
+    again = training * counted["of them trained again"] / max(1, counted["steps trained"])
+    training -= again
+    tree = sum(seconds.values()) + again
     print(f"{TRAINING}: {training:.2f} s; {SEARCH}: {search:.2f} s ({search / training:.1%} of training)")
-    for kind, spent in sorted(seconds.items()):
+    for kind, spent in sorted((*seconds.items(), ("known steps trained again", again))):
         print(f"  {kind}: {spent:.2f} s ({spent / training:.2%})")
     print(f"the tree: {tree:.2f} s, {tree / training:.2%} of training (to be under 5 %)")
-    print(f"known steps trained again, within training: {again:.2f} s, {again / training:.2%}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +70,16 @@ def test_each_second_counts_once_and_other_threads_apart(monkeypatch: pytest.Mon
     thread.start()
     thread.join()
     assert watch.seconds == {"inner": 8, "outer": 2, tree_overhead.BACKGROUND: 5}
+
+
+def test_steps_trained_again_are_the_trees_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    import tree_overhead
+
+    seconds = Counter({tree_overhead.TRAINING: 10.0, tree_overhead.SEARCH: 0.5, "replay": 0.3})
+    tree_overhead.tell(seconds, Counter({"steps trained": 100, "of them trained again": 4}))
+    out = capsys.readouterr().out
+    assert "training: 9.60 s" in out
+    assert f"the tree: 0.70 s, {0.7 / 9.6:.2%} of training" in out
 
 
 def test_the_small_form_is_drawn_again_from_what_is_there(
