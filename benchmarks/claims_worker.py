@@ -17,7 +17,7 @@ from tuner.config.run import RunConfig
 from tuner.search.cost_aware import Prospect, lr_profile
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, Plan, run_config
-from tuner.stages.forecast import forecast
+from tuner.stages.forecast import Forecaster
 from tuner.stages.trial import TrialProgress, plan_of
 from tuner.training.process import training_device
 
@@ -84,8 +84,8 @@ class Worker:
 
         def prospect(config: RunConfig) -> Prospect:
             base_lr = config.workload.optimizer.base_lr
-            known = forecast(account.tree(base_lr), plan_of(config))
-            profile = lr_profile([base_lr * each for each in known.factors], reference=plan.space.reference_base_lr)
+            known = Forecaster(account.tree(base_lr)).forecast(plan_of(config))
+            profile = lr_profile(known.lrs, reference=plan.space.reference_base_lr)
             return Prospect(1.0 - known.known / config.total_steps, profile)
 
         executed = 0

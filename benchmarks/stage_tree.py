@@ -30,7 +30,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,8 @@ from tuner.names import CURVE_FILE
 from tuner.search.cost_aware import Prospect, lr_profile
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
-from tuner.stages.forecast import forecast
+from tuner.stages.forecast import Forecaster
+from tuner.stages.tree import Tree
 from tuner.stages.trial import plan_of, run_trial
 from tuner.training.process import training_device
 
@@ -195,16 +196,9 @@ def search(
     found, known = Search([], [], [], [], []), set[Path]()
     executed, asking, number = 0, 0.0, 0
     while number < trials if trials is not None else executed < (budget or 0) and number < 10 * plan.space.trials + 500:
-        tree = account.tree()
-
-        def prospect(config: RunConfig, tree=tree) -> Prospect:  # type: ignore[no-untyped-def]
-            ahead = forecast(tree, plan_of(config))
-            base_lr = config.workload.optimizer.base_lr
-            profile = lr_profile([base_lr * each for each in ahead.factors], reference=plan.space.reference_base_lr)
-            return Prospect(1.0 - ahead.known / config.total_steps, profile)
-
         started = time.perf_counter()
-        suggestion = ledger.ask(forecast=None if budget is None else prospect, spent=executed / (budget or 1))
+        look_up = None if budget is None else prospects(account.tree(), plan)
+        suggestion = ledger.ask(forecast=look_up, spent=executed / (budget or 1))
         asking += time.perf_counter() - started
         if suggestion is None:
             break
@@ -221,6 +215,18 @@ def search(
         found.trained.append(len(known))
         found.asking.append(asking)
     return found
+
+
+def prospects(tree: Tree, plan: Plan) -> Callable[[RunConfig], Prospect]:
+    """Return what looks runs of a plan up in a tree."""
+    forecaster = Forecaster(tree)
+
+    def prospect(config: RunConfig) -> Prospect:
+        ahead = forecaster.forecast(plan_of(config))
+        profile = lr_profile(ahead.lrs, reference=plan.space.reference_base_lr)
+        return Prospect(1.0 - ahead.known / config.total_steps, profile)
+
+    return prospect
 
 
 def check(laboratory: Laboratory, out: Path, *, number: int) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stages_toy import BASE_LR, alone, common, lrs, plans
-from test_stages_tree import record
+from stages_toy import BASE_LR, alone, common, decaying, lrs, plans
+from test_stages_tree import record, stage
 
 from tuner.config.run import RunConfig
 from tuner.config.space_file import space_from_text
@@ -23,7 +23,7 @@ from tuner.search.cost_aware import (
 )
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
-from tuner.stages.forecast import forecast
+from tuner.stages.forecast import Forecaster
 from tuner.stages.tree import Plan as Trial
 from tuner.stages.tree import Tree
 
@@ -44,24 +44,47 @@ def test_a_forecast_is_exact_on_known_ground_and_whole_beyond(trials: list[Trial
     tree = Tree()
     for number, trial in enumerate(trials):
         record(tree, trial, f"{number:02d}")
-    expected = forecast(tree, candidate)
+    expected = Forecaster(tree).forecast(candidate)
     wanted = lrs(alone(candidate))
     known = max(common(wanted, lrs(alone(trial))) for trial in trials)
     assert expected.known == known
-    assert len(expected.factors) == candidate.total_steps
+    assert len(expected.lrs) == candidate.total_steps
     exact = candidate.total_steps if not candidate.schedule.reads_loss else known + 1
-    assert [BASE_LR * factor for factor in expected.factors[:exact]] == wanted[:exact]
+    assert list(expected.lrs[:exact]) == wanted[:exact]
+
+
+def test_beyond_known_ground_losses_are_those_of_the_run_that_did_most_alike() -> None:
+    """The run that the candidate leaves stands still for ever, which would make it decay again and again."""
+    candidate, steps = decaying(patience=8), 60
+    tree = Tree([stage("still", [(BASE_LR, 5.0)] * steps, parent=None, first=0)])
+    leaves = tree.walk(candidate).stop
+    assert 1 < leaves < steps - 20
+    falls = [(BASE_LR / 2, 5.0 - 0.1 * step) for step in range(1, steps - leaves + 2)]
+    tree.add(stage("decayed", falls, parent="still", first=leaves - 1))
+    expected = Forecaster(tree).forecast(candidate)
+    assert expected.known == leaves
+    assert expected.lrs == (BASE_LR,) * leaves + (BASE_LR / 2,) * (steps - leaves)
+
+
+def test_a_forecast_does_not_depend_on_the_order_in_which_stages_were_found() -> None:
+    trials = [decaying(patience) for patience in (2, 5, 9, 14)]
+    tree = Tree()
+    for number, trial in enumerate(trials):
+        record(tree, trial, f"{number:02d}")
+    turned = Tree(reversed(tree.stages.values()))
+    for candidate in (decaying(7), decaying(3, factor=3.0), decaying(11, factor=1.5)):
+        assert Forecaster(turned).forecast(candidate) == Forecaster(tree).forecast(candidate)
 
 
 def test_without_known_ground_a_schedule_that_ignores_the_loss_is_known_all_the_same() -> None:
     space = space_from_text(SPACE, file="x")
     config = RunConfig.model_validate({"scheduler": {"name": "cosine"}, "total_steps": space.steps})
     trial = Trial(schedule=config.schedule(), base_lr=1.0, total_steps=config.total_steps)
-    expected = forecast(Tree(), trial)
+    expected = Forecaster(Tree()).forecast(trial)
     assert expected.known == 0
-    assert expected.factors[0] == 1.0
-    assert expected.factors[200] == pytest.approx(0.5, abs=0.01)
-    assert expected.factors[-1] < 0.001
+    assert expected.lrs[0] == 1.0
+    assert expected.lrs[200] == pytest.approx(0.5, abs=0.01)
+    assert expected.lrs[-1] < 0.001
 
 
 def test_a_profile_says_how_often_the_lr_was_halved_in_each_twelfth() -> None:
@@ -120,23 +143,21 @@ def simulated(plan: Plan, path: Path, *, cost_aware: bool, budget: int, reopen: 
         return Trial(schedule=config.schedule(), base_lr=0.2, total_steps=config.total_steps)
 
     def look_up(config: RunConfig) -> Prospect:
-        known = forecast(tree, trial_of(config))
-        return Prospect(1 - known.known / plan.steps, lr_profile(known.factors, reference=1.0))
+        known = Forecaster(tree).forecast(trial_of(config))
+        return Prospect(1 - known.known / plan.steps, lr_profile(known.lrs, reference=0.2))
 
     while executed < budget:
         if reopen:
             ledger = Ledger.open(path)
         suggestion = ledger.ask(forecast=look_up if cost_aware else None, spent=executed / budget)
         assert suggestion is not None
-        known = forecast(tree, trial_of(suggestion.config))
-        profile = np.array(lr_profile(known.factors, reference=1.0))
+        known = Forecaster(tree).forecast(trial_of(suggestion.config))
+        profile = np.array(lr_profile(known.lrs, reference=0.2))
         value = -float(np.abs(profile - np.repeat([0.0, -1.0, -2.0], [8, 2, 2])).sum())
-        rows = [(0.2 * factor, 1.0) for factor in known.factors]
+        rows = [(lr, 1.0) for lr in known.lrs]
         if known.known < plan.steps:
             path_known = tree.walk(trial_of(suggestion.config))
             parent = path_known.stage_before(path_known.stop)
-            from test_stages_tree import stage
-
             name = f"{suggestion.number:04d}"
             tree.add(stage(name, rows[known.known :], parent=parent.id if parent else None, first=known.known))
         executed += plan.steps - known.known

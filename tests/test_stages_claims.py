@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tuner.errors import DivergedError
 from tuner.stages.events import Evaluation, Event, Waiting
-from tuner.stages.forecast import forecast
+from tuner.stages.forecast import Forecaster
 from tuner.stages.runner import SharedRun
 from tuner.stages.shelf import Shelf
 from tuner.stages.store import StageStore, shelf_key
@@ -293,18 +293,18 @@ def test_an_evaluation_that_is_missing_is_made_by_one_of_those_who_want_it(tmp_p
 def test_who_looks_for_a_trial_to_run_learns_what_is_being_trained(tmp_path: Path) -> None:
     trial, other = decaying(9), decaying(3)
     store = StageStore(tmp_path)
-    assert not forecast(store.shelf(FINGERPRINT).tree, trial).claimed
+    assert not Forecaster(store.shelf(FINGERPRINT).tree).forecast(trial).claimed
     running = Trial(trial, tmp_path).until(5)
-    assert forecast(store.tree(shelf_key(FINGERPRINT)), trial).claimed
-    assert not forecast(store.tree(shelf_key(FINGERPRINT)), plan("cosine")).claimed
+    assert Forecaster(store.tree(shelf_key(FINGERPRINT))).forecast(trial).claimed
+    assert not Forecaster(store.tree(shelf_key(FINGERPRINT))).forecast(plan("cosine")).claimed
     running.until(60)
-    assert not forecast(store.tree(shelf_key(FINGERPRINT)), trial).claimed
-    assert not forecast(store.tree(shelf_key(FINGERPRINT)), other).claimed
+    assert not Forecaster(store.tree(shelf_key(FINGERPRINT))).forecast(trial).claimed
+    assert not Forecaster(store.tree(shelf_key(FINGERPRINT))).forecast(other).claimed
     departing = Trial(other, tmp_path).until(common(lrs(alone(trial)), lrs(alone(other))))
     departing.turn()
-    assert forecast(store.tree(shelf_key(FINGERPRINT)), other).claimed
+    assert Forecaster(store.tree(shelf_key(FINGERPRINT))).forecast(other).claimed
     departing.events.close()
-    assert not forecast(store.tree(shelf_key(FINGERPRINT)), other).claimed
+    assert not Forecaster(store.tree(shelf_key(FINGERPRINT))).forecast(other).claimed
 
 
 def test_a_shelf_stays_while_a_trial_replays_it(tmp_path: Path) -> None:
