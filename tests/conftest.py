@@ -17,6 +17,15 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
+_LONGEST = ("test_readme.py", "test_resume.py", "test_sweep.py", "test_training_compute.py", "test_tracking_outage.py")
+"""Files that take minutes; `make test` gives each file to one process, in this order."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that in the end no process waits for one that came last."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the cache folder that all tests of the session share, so that data is rendered once."""
