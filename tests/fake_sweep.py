@@ -163,6 +163,14 @@ def points(number: int) -> list[CurvePoint]:
     ]
 
 
+def assert_shown(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Compare what `shown` returned, run by run and thing by thing: a difference is then one that can be read."""
+    assert [entry["name"] for entry in found] == [entry["name"] for entry in expected]
+    for entry, other in zip(found, expected, strict=True):
+        for key in {**other, **entry}:
+            assert (entry["name"], key, entry.get(key)) == (other["name"], key, other.get(key))
+
+
 def shown(client: MlflowClient, parent: str) -> list[dict[str, Any]]:
     """Return what MLflow shows of a sweep, its own run first: all but ids and times; each point of a curve once."""
     runs = trial_runs(client, parent)

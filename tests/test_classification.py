@@ -57,7 +57,7 @@ def test_it_is_fit_for_sharing(settings: dict[str, Any]) -> None:
 def test_it_learns_and_is_judged_by_pictures_held_out() -> None:
     workload = opened(model="resnet18", image_size=16, batch_size=32).build(seed=0, device=CPU)
     before = workload.evaluate()
-    for step in range(40):
+    for step in range(80):
         workload.training_step(step, 0.01)
     after = workload.evaluate()
     assert after["top5"] >= after["accuracy"] > before["accuracy"] + 0.2

@@ -66,7 +66,7 @@ def test_the_commands_of_the_readme_run_in_its_order(workplace: Path, session_ca
         if arguments[0] == "ui":  # does not end by itself: tests/test_ui.py
             continue
         done = subprocess.run(
-            tool(arguments), cwd=workplace, env=environment, capture_output=True, text=True, timeout=240
+            tool(arguments), cwd=workplace, env=environment, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, (arguments, done.stderr)
         assert done.stdout.strip(), arguments
@@ -107,7 +107,7 @@ def test_make_has_the_targets_and_its_sweep_is_one_that_runs(workplace: Path, se
     arguments = shlex.split(line)[1:]
     arguments[1] = str(ROOT / arguments[1])
     environment = {**os.environ, "FASTFACE_TUNER_CACHE": str(session_cache)}
-    done = subprocess.run(tool(arguments), cwd=workplace, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(tool(arguments), cwd=workplace, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "best: trial" in done.stdout
 

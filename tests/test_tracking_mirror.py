@@ -449,6 +449,31 @@ def test_a_run_that_the_store_cannot_take_does_not_hold_up_the_others(
     assert tracker.client.get_run(sweep).info.status == "FINISHED"
 
 
+def test_a_run_that_is_sent_before_one_it_shares_with_names_it_by_its_id_all_the_same(
+    tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store refuses to make the first run until it has made the second, which is tried for once instead."""
+    create_run, made = tracker.client.create_run, []
+
+    def refuse(*arguments: Any, run_name: str, **named: Any) -> Any:
+        if run_name == "trial 0" and not made:
+            raise MlflowException("not now")
+        made.append(run_name)
+        return create_run(*arguments, run_name=run_name, **named)
+
+    monkeypatch.setattr(tracker.client, "create_run", refuse)
+    mirror = CurveMirror(tracker, parent=sweep, poll_seconds=0.01, first_retry_seconds=0.01)
+    write(tmp_path, curve(0, 50))
+    mirror.follow("0", trial=trial_run(sweep, 0), folder=tmp_path)
+    mirror.follow("1", trial=trial_run(sweep, 1), folder=tmp_path)
+    mirror.finish("1", ending("FINISHED", shared_with={"0": 20}))
+    mirror.finish("0", ending("FINISHED"))
+    assert not mirror.close(timeout=20)
+    assert made == ["trial 1", "trial 0"]
+    first, second = trial_runs(tracker.client, sweep)
+    assert second.data.tags["shared_with"] == f"{first.info.run_id} (20 steps)"
+
+
 def test_a_run_with_nothing_to_send_does_not_pass_for_an_answer(
     tracker: Tracker, sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

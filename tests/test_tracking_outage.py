@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sweep import FAILING, SPACE, STEPS, TRIALS, FakeSweep, shown
+from fake_sweep import FAILING, SPACE, STEPS, TRIALS, FakeSweep, assert_shown, shown
 from mirrored import trial_runs, wait_until
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -123,7 +123,7 @@ def test_a_server_that_is_killed_and_restarted_gets_the_same_sweep(
     assert (code, err) == (0, "")
     assert "trial 6: made its run" in out
     client = MlflowClient(server.uri)
-    assert shown(client, sweep.parent) == undisturbed
+    assert_shown(shown(client, sweep.parent), undisturbed)
     assert [record.run_id for record in Ledger.open(sweep.folder.journal).trials()] == [
         run.info.run_id for run in trial_runs(client, sweep.parent)
     ]
@@ -154,7 +154,7 @@ def test_a_driver_that_is_killed_while_the_server_hangs_leaves_no_gap_and_no_rep
     resumed.run(lambda number, steps: server.wake() if (number, steps) == (4, 30) else None)
     assert resumed.waited < DRIVER_SECONDS
     resumed.view.close("FINISHED", timeout=PATIENT_SECONDS)
-    assert shown(MlflowClient(server.uri), resumed.parent) == undisturbed
+    assert_shown(shown(MlflowClient(server.uri), resumed.parent), undisturbed)
     assert all(record.mirrored for record in resumed.ledger.trials())
 
 
@@ -169,7 +169,7 @@ def test_a_slow_server_slows_nothing(server: TrackingServer, tmp_path: Path, und
     assert sweep.progress.messages == []
     way.seconds = 0.0
     assert sweep.view.close("FINISHED", timeout=PATIENT_SECONDS) == []
-    assert shown(MlflowClient(server.uri), sweep.parent) == undisturbed
+    assert_shown(shown(MlflowClient(server.uri), sweep.parent), undisturbed)
     way.close()
 
 
@@ -183,7 +183,7 @@ def test_a_locked_database_slows_nothing(
         assert sweep.waited < DRIVER_SECONDS
         other.rollback()
     sweep.view.close("FINISHED", timeout=PATIENT_SECONDS)
-    assert shown(sweep.tracker.client, sweep.parent) == undisturbed
+    assert_shown(shown(sweep.tracker.client, sweep.parent), undisturbed)
 
 
 def test_an_interrupted_sweep_is_shown_as_such_and_goes_on_under_the_same_runs(
@@ -213,7 +213,7 @@ def test_an_interrupted_sweep_is_shown_as_such_and_goes_on_under_the_same_runs(
 
     resumed.run(happen)
     assert resumed.view.close("FINISHED", timeout=PATIENT_SECONDS) == []
-    assert shown(client, parent) == undisturbed
+    assert_shown(shown(client, parent), undisturbed)
     assert [record.run_id for record in resumed.ledger.trials()][:3] == before
 
 
@@ -271,7 +271,7 @@ def test_an_artifact_that_was_cut_off_is_sent_again(
     first = trial_runs(client, sweep.parent)[0].info.run_id
     assert [held.file_size for held in client.list_artifacts(first)] == [3]
     assert command("sync", str(tmp_path / "sweep"))[0] == 0
-    assert shown(client, sweep.parent) == undisturbed
+    assert_shown(shown(client, sweep.parent), undisturbed)
 
 
 def test_a_sweep_that_runs_is_left_alone(tmp_path: Path, mlflow_store: Callable[[Path], str], command: Command) -> None:

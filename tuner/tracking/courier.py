@@ -4,7 +4,7 @@ Whatever is asked of the store can be asked again: a run is looked for before it
 had sent is left out. So it does not matter where the one before was cut off.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlflow.entities import DatasetInput, Run, RunTag
@@ -45,7 +45,8 @@ class Parcel:
     """One run and what it has yet to send; `trial` is None for a run that has an id from the start.
 
     Such a run, a sweep's own or a single one, is called by its `title`. `found` is the run as it was when this process
-    first met it. `texts` are the artifacts yet to be sent.
+    first met it. `texts` are the artifacts yet to be sent. It is `held` while all but its end is sent, which names runs
+    that are yet to be made.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Parcel:
     run_id: str | None = None
     texts: dict[str, str | Callable[[], str]] = field(default_factory=dict)
     found: Run | None = None
+    held: bool = False
     receipt: Receipt = field(default_factory=Receipt)
 
     @property
@@ -84,8 +86,11 @@ class Courier:
         self._experiment_id = ""
         self._data: Sequence[DatasetInput] = ()
 
-    def deliver(self, parcel: Parcel, *, hurry: Callable[[], bool]) -> bool:
-        """Send what there is, until `hurry()`; return whether the run has ended and all of it has been sent."""
+    def deliver(self, parcel: Parcel, *, hurry: Callable[[], bool], awaited: Collection[str] = ()) -> bool:
+        """Send what there is, until `hurry()`; return whether the run has ended and all of it has been sent.
+
+        A run does not end before those `awaited` that it shares steps with are made: it names them by their ids.
+        """
         ending = parcel.box.ending
         if parcel.found is None:
             self._attach(parcel, over=ending is not None)
@@ -108,6 +113,9 @@ class Courier:
             parcel.receipt.others = True
             del parcel.texts[file_name]
         if ending is None or not parcel.box.complete or hurry():
+            return False
+        parcel.held = any(label in awaited and label not in self.run_ids for label in ending.shared_with)
+        if parcel.held:
             return False
         self._end(parcel, run_id, ending)
         self.answers += 1
