@@ -11,14 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from laboratory import Account, Laboratory, Run
+from laboratory import Account, Laboratory, Run, once
 
 from tuner.config.run import RunConfig
-from tuner.search.cost_aware import Prospect, lr_profile
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Assignment, Plan, run_config
-from tuner.stages.forecast import Forecaster
-from tuner.stages.trial import TrialProgress, plan_of
+from tuner.stages.trial import TrialProgress
 from tuner.training.process import training_device
 
 CHECKPOINTS = 4 * 2**30
@@ -81,16 +79,10 @@ class Worker:
         folder.mkdir(parents=True)
         ledger, account = Ledger.create(folder / "study.journal", plan=plan), Account(folder / "stages")
         metric = plan.space.objective.metric
-
-        def prospect(config: RunConfig) -> Prospect:
-            base_lr = config.workload.optimizer.base_lr
-            known = Forecaster(account.tree(base_lr)).forecast(plan_of(config))
-            profile = lr_profile(known.lrs, reference=plan.space.reference_base_lr)
-            return Prospect(1.0 - known.known / config.total_steps, profile)
-
         executed = 0
         for number in range(trials):
-            asked = ledger.ask(forecast=prospect if plan.cost_aware else None, spent=number / trials)
+            look_up = account.prospects(plan) if plan.cost_aware else None
+            asked = ledger.ask(forecast=look_up, spent=number / trials)
             if asked is None:  # a finite space has no other point
                 break
             run = self.train(once(asked.config), label=f"trial {number}", about={**(about or {}), "part": "search"})
@@ -190,9 +182,3 @@ class Log:
 def one_thread() -> None:
     """Make this process ready to train on one thread; at another number the last bits of a loss are others."""
     training_device(threads=1)
-
-
-def once(config: RunConfig, times: int = 1) -> RunConfig:
-    """Return the run with `times` evaluations, the last at its end."""
-    evaluation = config.workload.evaluation.model_copy(update={"times": times})
-    return config.model_copy(update={"workload": config.workload.model_copy(update={"evaluation": evaluation})})

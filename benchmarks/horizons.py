@@ -25,9 +25,10 @@ from typing import Any
 
 from claims import Bench, Unit, about, of_size, parser, prepare_data, print_plan, sharing_line
 from claims_view import View
-from claims_worker import Worker, once, one_thread
+from claims_worker import Worker, one_thread
 from horizons_figures import draw
 from horizons_statistics import Judged, halving_regret, judged, table
+from laboratory import once
 
 from tuner.config.space_file import load_space
 from tuner.evaluations import read_evaluations

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from tuner.config.run import RunConfig
 from tuner.curves import CurvePoint, read_curve
 from tuner.errors import DivergedError
 from tuner.names import CURVE_FILE
-from tuner.search.plan import run_key
+from tuner.search.cost_aware import Prospect
+from tuner.search.plan import Plan, run_key
+from tuner.stages.forecast import Forecaster
 from tuner.stages.runner import SharedRun
 from tuner.stages.shelf import StepCounts
 from tuner.stages.store import DEFAULT_BUDGET, StageStore
 from tuner.stages.tree import Tree
 from tuner.stages.trial import TrialProgress, plan_of, run_trial
+from tuner.sweep.known_ground import prospect_of
 
 CPU = torch.device("cpu")
 
@@ -143,15 +146,20 @@ class _Recorded:
         return {}
 
 
+def once(config: RunConfig, times: int = 1) -> RunConfig:
+    """Return the run with `times` evaluations, the last at its end."""
+    evaluation = config.workload.evaluation.model_copy(update={"times": times})
+    return config.model_copy(update={"workload": config.workload.model_copy(update={"evaluation": evaluation})})
+
+
 def valued(config: RunConfig, *, compiled: bool) -> RunConfig:
     """Return the run with training seed 0 and one evaluation, at its end: all that a value needs.
 
     `compiled` trains with `compute.compile`: a third faster, other last bits.
     """
-    evaluation = config.workload.evaluation.model_copy(update={"times": 1})
+    config = once(config)
     compute = config.workload.compute.model_copy(update={"compile": compiled})
-    workload = config.workload.model_copy(update={"evaluation": evaluation, "compute": compute})
-    return config.model_copy(update={"seed": 0, "workload": workload})
+    return config.model_copy(update={"seed": 0, "workload": config.workload.model_copy(update={"compute": compute})})
 
 
 class Account:
@@ -178,7 +186,13 @@ class Account:
             pass
         return shared.counts
 
-    def tree(self, base_lr: float | None = None) -> Tree:
-        """Return what is known so far of a base LR; of one that was not tried yet, or None: of the latest one."""
-        known = self._keys.get(-1.0 if base_lr is None else base_lr) or next(reversed(self._keys.values()), None)
+    def tree(self, base_lr: float) -> Tree:
+        """Return what is known so far of a base LR; of one that was not tried yet, of the latest one."""
+        known = self._keys.get(base_lr) or next(reversed(self._keys.values()), None)
         return Tree() if known is None else self._store.tree(known)
+
+    def prospects(self, plan: Plan) -> Callable[[RunConfig], Prospect]:
+        """Return what looks runs of a plan up in what is known so far."""
+        forecaster = cache(lambda base_lr: Forecaster(self.tree(base_lr)))
+        reference = plan.space.reference_base_lr
+        return lambda config: prospect_of(config, forecaster(config.workload.reference_lr), reference=reference)

@@ -25,7 +25,8 @@ from typing import Any
 
 from claims import Bench, Unit, about, of_size, parser, prepare_data, print_plan, sharing_line
 from claims_view import View
-from claims_worker import Found, Worker, once, one_thread
+from claims_worker import Found, Worker, one_thread
+from laboratory import once
 from quarter_figures import draw, steps_to_full_loss
 from quarter_rule import FAILED, judge, verdict_table
 

@@ -26,7 +26,8 @@ from typing import Any
 
 from claims import Bench, Unit, about, parser, prepare_data, print_plan, sharing_line
 from claims_view import View
-from claims_worker import Found, Worker, once, one_thread
+from claims_worker import Found, Worker, one_thread
+from laboratory import once
 from sensitivity_figures import draw
 from sensitivity_statistics import Point, importances, levels, points, table
 

@@ -30,7 +30,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,15 +40,11 @@ from laboratory import CPU, Account, Laboratory, valued
 from machine import banner
 from scipy.stats import theilslopes
 
-from tuner.config.run import RunConfig
 from tuner.config.space_file import load_space
 from tuner.names import CURVE_FILE
-from tuner.search.cost_aware import Prospect, lr_profile
 from tuner.search.ledger import Ledger
 from tuner.search.plan import Plan, make_plan
-from tuner.stages.forecast import Forecaster
-from tuner.stages.tree import Tree
-from tuner.stages.trial import plan_of, run_trial
+from tuner.stages.trial import run_trial
 from tuner.training.process import training_device
 
 mpl.use("Agg")
@@ -197,7 +193,7 @@ def search(
     executed, asking, number = 0, 0.0, 0
     while number < trials if trials is not None else executed < (budget or 0) and number < 10 * plan.space.trials + 500:
         started = time.perf_counter()
-        look_up = None if budget is None else prospects(account.tree(), plan)
+        look_up = None if budget is None else account.prospects(plan)
         suggestion = ledger.ask(forecast=look_up, spent=executed / (budget or 1))
         asking += time.perf_counter() - started
         if suggestion is None:
@@ -215,18 +211,6 @@ def search(
         found.trained.append(len(known))
         found.asking.append(asking)
     return found
-
-
-def prospects(tree: Tree, plan: Plan) -> Callable[[RunConfig], Prospect]:
-    """Return what looks runs of a plan up in a tree."""
-    forecaster = Forecaster(tree)
-
-    def prospect(config: RunConfig) -> Prospect:
-        ahead = forecaster.forecast(plan_of(config))
-        profile = lr_profile(ahead.lrs, reference=plan.space.reference_base_lr)
-        return Prospect(1.0 - ahead.known / config.total_steps, profile)
-
-    return prospect
 
 
 def check(laboratory: Laboratory, out: Path, *, number: int) -> None:

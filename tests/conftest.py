@@ -18,7 +18,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
 _LONGEST = ("test_readme.py", "test_resume.py", "test_sweep.py", "test_training_compute.py", "test_tracking_outage.py")
-"""Files that take minutes; `make test` gives each file to one process, in this order."""
+"""Files that take minutes; `make test` gives each file to one process."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,7 +33,13 @@ class KnownGround:
 
     def prospect(self, config: RunConfig) -> Prospect:
         """Return the share of a run that is left to train, and the LR that it will probably have."""
-        plan = plan_of(config)
-        found = self._forecasters.get(plan.base_lr, self._latest).forecast(plan)
-        profile = lr_profile(found.lrs, reference=self._reference)
-        return Prospect(1.0 - found.known / plan.total_steps, profile, claimed=found.claimed)
+        forecaster = self._forecasters.get(config.workload.reference_lr, self._latest)
+        return prospect_of(config, forecaster, reference=self._reference)
+
+
+def prospect_of(config: RunConfig, forecaster: Forecaster, *, reference: float) -> Prospect:
+    """Return what a forecaster tells the search of a run; `reference` is the base LR that its LRs are counted from."""
+    plan = plan_of(config)
+    found = forecaster.forecast(plan)
+    profile = lr_profile(found.lrs, reference=reference)
+    return Prospect(1.0 - found.known / plan.total_steps, profile, claimed=found.claimed)

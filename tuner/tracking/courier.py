@@ -4,7 +4,7 @@ Whatever is asked of the store can be asked again: a run is looked for before it
 had sent is left out. So it does not matter where the one before was cut off.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlflow.entities import DatasetInput, Run, RunTag
@@ -86,7 +86,7 @@ class Courier:
         self._experiment_id = ""
         self._data: Sequence[DatasetInput] = ()
 
-    def deliver(self, parcel: Parcel, *, hurry: Callable[[], bool], awaited: Collection[str] = ()) -> bool:
+    def deliver(self, parcel: Parcel, *, hurry: Callable[[], bool], awaited: Callable[[str], bool]) -> bool:
         """Send what there is, until `hurry()`; return whether the run has ended and all of it has been sent.
 
         A run does not end before those `awaited` that it shares steps with are made: it names them by their ids.
@@ -114,7 +114,7 @@ class Courier:
             del parcel.texts[file_name]
         if ending is None or not parcel.box.complete or hurry():
             return False
-        parcel.held = any(label in awaited and label not in self.run_ids for label in ending.shared_with)
+        parcel.held = any(label not in self.run_ids and awaited(label) for label in ending.shared_with)
         if parcel.held:
             return False
         self._end(parcel, run_id, ending)

@@ -271,7 +271,7 @@ class CurveMirror:
         """Deliver one parcel; return the failure in one line if it can be tried again."""
         known = parcel.found is not None
         try:
-            complete = self._courier.deliver(parcel, hurry=self._time_is_up, awaited=self._awaited())
+            complete = self._courier.deliver(parcel, hurry=self._time_is_up, awaited=self._is_awaited)
         except Exception as error:  # noqa: BLE001  whatever it was, it is shown, and the thread lives on
             if isinstance(error, GoneError):
                 self._drop(parcel, News(parcel.key, parcel.run_id, gone=True, text=str(error)))
@@ -290,10 +290,9 @@ class CurveMirror:
             self._drop(parcel, News(parcel.key, parcel.run_id, parcel.receipt))
         return None
 
-    def _awaited(self) -> set[str]:
-        """Return the keys of the runs that will be made soon, as far as it is known."""
-        with self._condition:
-            return {key for key in self._parcels if self._ill.get(key, (0.0, ""))[0] == 0.0}
+    def _is_awaited(self, key: str) -> bool:
+        """Return whether a run will be made soon, as far as it is known."""
+        return key in self._parcels and self._ill.get(key, (0.0, ""))[0] == 0.0
 
     def _lose(self, parcel: Parcel, text: str) -> None:
         told = text in self._lost
